@@ -1,1 +1,18 @@
-//! Placeholder while the workspace is laid out.
+//! The Proximity agent: one per Proxmox VE node. It dials the coordinator, takes typed verbs, runs `pct` and its siblings, and tells what *is*.
+//!
+//! The executable is `main.rs`; this library exists so that `main` and the project's end-to-end tests share it.
+//!
+//! | room | what it does |
+//! |---|---|
+//! | [`config`] | `/etc/proximity/agent.toml`, parsed whole before anything starts |
+//! | `identity` | join: key, CSR, pin, certificate; loading it again |
+//! | `link` | the QUIC connection, reconnect, control stream, commands, figures |
+//! | `jobs` | intake, journal, the machine that runs a job once; `jobs/steps` one file per verb |
+//! | `host` | the port to the machine: the only spawner of processes, the only reader of host files |
+//! | `pve` | argv builder and parsers, pure |
+//! | `ownership` | root-only records of what is ours |
+//! | `publish` | the nftables table `proximity` |
+//! | `facts` | figures and facts read without forking |
+//! | `policy` | the node's own policy file, read by nobody else |
+
+pub mod config;
