@@ -1,0 +1,1 @@
+//! The QUIC listener, enrolment, and the links of connected agents.
