@@ -1,0 +1,1 @@
+//! Root-only records of what is ours.

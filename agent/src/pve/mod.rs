@@ -1,0 +1,1 @@
+//! Proxmox's tools and files: argv builder and parsers, pure.
