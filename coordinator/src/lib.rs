@@ -14,6 +14,7 @@
 //! | [`nodes`] | ports to the nodes; `nodes::quic` is the only room with quinn | `store`, `live`, `pki` |
 
 pub mod clock;
+pub mod domain;
 pub mod events;
 pub mod live;
 pub mod nodes;

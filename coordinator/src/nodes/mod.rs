@@ -2,6 +2,7 @@
 //!
 //! Engine and services see these two traits, so that tests can put a fleet of a thousand simulated nodes behind them.
 
+pub mod inventories;
 pub mod quic;
 
 use proximity_protocol::{

@@ -1,0 +1,8 @@
+//! Pure decisions: what may follow from which state, where an app goes, which VMID, port and address it gets. No clock, no registry, no node in here.
+
+pub mod address_pool;
+pub mod app_state;
+pub mod operation_state;
+pub mod placement;
+pub mod port_pool;
+pub mod vmid_pool;
