@@ -1,1 +1,15 @@
-//! Placeholder while the workspace is laid out.
+//! What the project's own tests and its demo stand on: the product's real executables as separate processes, on simulated Proxmox nodes.
+//!
+//! - [`programs`]: builds the executables and finds them.
+//! - [`process`]: one child process: its log, its end, `kill -9`.
+//! - [`fleet`]: a coordinator and some nodes in a folder of their own; start, stop, kill, and start again, each on its own.
+//! - [`api`]: the HTTP API as a client sees it.
+//! - [`world`]: what must hold whatever happened: one owner for each VMID, port and address, no container without app, nothing left.
+//!
+//! Nothing here waits for a time to pass: it waits for a state, and says after a bounded time which state did not come.
+
+pub mod api;
+pub mod fleet;
+pub mod process;
+pub mod programs;
+pub mod world;
