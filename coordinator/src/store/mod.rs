@@ -3,6 +3,14 @@
 //! One connection writes (every write transaction is `BEGIN IMMEDIATE`: a deferred one that reads and then writes fails under load), several read. One file
 //! per table or family of tables; each function takes the transaction, so that a use case composes several in one.
 
+pub mod app_secrets;
+pub mod apps;
+pub mod deployment_logs;
+pub mod fleet;
+pub mod operations;
+pub mod reservations;
+mod row;
+
 use crate::clock::UnixMs;
 use sqlx::{
     Sqlite, SqliteConnection, SqlitePool, Transaction,
@@ -54,6 +62,8 @@ impl From<serde_json::Error> for StoreError {
     }
 }
 
+/// What functions of this room take: a transaction or a reading connection.
+pub type Connection = SqliteConnection;
 /// A write transaction; dropped without commit it leaves nothing.
 pub type Tx = Transaction<'static, Sqlite>;
 

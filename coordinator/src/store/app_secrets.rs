@@ -1,0 +1,36 @@
+//! Secrets of apps, sealed before they come here.
+
+use super::{Connection, StoreError, row::get};
+
+/// Keeps a sealed secret.
+pub async fn put(tx: &mut Connection, app_id: &str, name: &str, sealed: &[u8]) -> Result<(), StoreError> {
+    sqlx::query(
+        "INSERT INTO app_secrets (app_id, name, sealed) VALUES ($1, $2, $3) ON CONFLICT (app_id, name) DO UPDATE SET sealed = excluded.sealed",
+    )
+    .bind(app_id)
+    .bind(name)
+    .bind(sealed)
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// Name and sealed value of each, by name.
+pub async fn of_app(tx: &mut Connection, app_id: &str) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
+    sqlx::query("SELECT name, sealed FROM app_secrets WHERE app_id = $1 ORDER BY name")
+        .bind(app_id)
+        .fetch_all(tx)
+        .await?
+        .iter()
+        .map(|row| Ok((get(row, "name")?, get(row, "sealed")?)))
+        .collect()
+}
+
+/// Forgets those of an app that is gone.
+pub async fn forget(tx: &mut Connection, app_id: &str) -> Result<(), StoreError> {
+    sqlx::query("DELETE FROM app_secrets WHERE app_id = $1")
+        .bind(app_id)
+        .execute(tx)
+        .await?;
+    Ok(())
+}
