@@ -1,0 +1,191 @@
+//! The hollow body: no root and no process per container. A container is files:
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `<root>/var/lib/lxc/<id>/init.pid` | the made-up process id of its init and its start in seconds, while it runs |
+//! | `<root>/var/lib/lxc/<id>/address` | its address, `a.b.c.d/prefix`, kept over restarts |
+//! | `<root>/var/lib/lxc/<id>/files/` | what was pushed or made inside |
+//! | `<root>/var/lib/lxc/<id>/installed` | there once `install` of the recipe has run |
+//! | `<root>/var/lib/lxc/<id>/exec.log` | every command that was run inside, one JSON list per line |
+//! | `<root>/var/lib/lxc/<id>/deaf` | made by a test: it does not react to a shutdown |
+//!
+//! What the kernel would show of it is in [`kernel`]; what can be run inside in [`shell`].
+
+pub(crate) mod archive;
+pub(crate) mod kernel;
+pub(crate) mod shell;
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::{Body, BodyError, Ct, Figures, FileOwner, Shutdown, Stdio, Unpacked, io_at};
+use crate::layout::{BodyKind, Layout};
+
+/// How many bytes tar says that it read of a placeholder template.
+const TEMPLATE_BYTES: u64 = 158_525_440;
+/// What a Debian template brings along.
+const SKELETON: [&str; 14] = [
+    "etc", "etc/network", "home", "opt", "root", "run", "srv", "tmp", "usr/bin", "usr/local/bin", "var/lib", "var/log", "var/tmp", "var/www",
+];
+
+/// Containers that are files only.
+#[derive(Debug, Default)]
+pub struct HollowBody;
+
+/// What stands for the root directory of a container.
+pub(crate) fn files(layout: &Layout, vmid: u32) -> PathBuf {
+    layout.lxc_dir(vmid).join("files")
+}
+
+/// The host path of an absolute path inside; `..` does not lead out.
+pub(crate) fn inside(layout: &Layout, vmid: u32, path: &str) -> PathBuf {
+    let mut host = files(layout, vmid);
+    for part in path.split('/').filter(|part| !part.is_empty() && *part != ".") {
+        if part == ".." {
+            continue;
+        }
+        host.push(part);
+    }
+    host
+}
+
+impl Body for HollowBody {
+    fn kind(&self) -> BodyKind {
+        BodyKind::Hollow
+    }
+
+    fn unpack(&self, ct: &Ct<'_>, archive: &Path, _: &mut dyn Write) -> Result<Unpacked, BodyError> {
+        let folder = files(ct.layout, ct.vmid);
+        for name in SKELETON {
+            let path = folder.join(name);
+            fs::create_dir_all(&path).map_err(io_at(&path))?;
+        }
+        let bytes = archive::unpack(archive, &ct.layout.lxc_dir(ct.vmid))?.unwrap_or(TEMPLATE_BYTES);
+        if ct.interrupted.yes() {
+            self.destroy(ct)?;
+            return Err(BodyError::Interrupted);
+        }
+        let name = archive.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let ostype = name.split('-').next().filter(|system| matches!(*system, "debian" | "ubuntu" | "alpine" | "fedora" | "centos"));
+        let arch = if name.contains("arm64") { "arm64" } else { "amd64" };
+        Ok(Unpacked { bytes, arch: arch.to_owned(), ostype: ostype.map(str::to_owned) })
+    }
+
+    fn copy_from(&self, ct: &Ct<'_>, from: u32) -> Result<(), BodyError> {
+        let source = ct.layout.lxc_dir(from);
+        let target = ct.layout.lxc_dir(ct.vmid);
+        copy_tree(&source.join("files"), &target.join("files"))?;
+        if source.join("installed").exists() {
+            let mark = target.join("installed");
+            fs::write(&mark, "").map_err(io_at(&mark))?;
+        }
+        Ok(())
+    }
+
+    fn pack(&self, ct: &Ct<'_>, archive: &Path) -> Result<u64, BodyError> {
+        archive::pack(&ct.layout.lxc_dir(ct.vmid), archive)
+    }
+
+    fn start(&self, ct: &Ct<'_>) -> Result<u32, BodyError> {
+        kernel::start(ct)
+    }
+
+    fn stop(&self, ct: &Ct<'_>) -> Result<(), BodyError> {
+        kernel::stop(ct.layout, ct.vmid)
+    }
+
+    fn shutdown(&self, ct: &Ct<'_>, timeout: Duration) -> Result<Shutdown, BodyError> {
+        if ct.layout.lxc_dir(ct.vmid).join("deaf").exists() {
+            ct.clock.sleep(timeout);
+            return Ok(Shutdown::StillRunning);
+        }
+        kernel::stop(ct.layout, ct.vmid)?;
+        Ok(Shutdown::Stopped)
+    }
+
+    fn is_running(&self, layout: &Layout, vmid: u32) -> bool {
+        let socket = format!("@/var/lib/lxc/{vmid}/command");
+        fs::read_to_string(layout.proc().join("net/unix"))
+            .is_ok_and(|table| table.lines().any(|line| line.split_whitespace().last() == Some(socket.as_str())))
+    }
+
+    fn figures(&self, ct: &Ct<'_>) -> Option<Figures> {
+        kernel::figures(ct)
+    }
+
+    fn apply(&self, ct: &Ct<'_>) -> Result<(), BodyError> {
+        kernel::write_limits(ct)?;
+        self.write_hostname(ct)
+    }
+
+    fn exec(&self, ct: &Ct<'_>, argv: &[String], keep_env: bool, stdio: Stdio<'_>) -> Result<i32, BodyError> {
+        shell::exec(ct, argv, keep_env, stdio)
+    }
+
+    fn push(&self, ct: &Ct<'_>, from: &Path, to: &str, owner: &FileOwner) -> Result<(), BodyError> {
+        let Ok(bytes) = fs::read(from) else {
+            return Err(BodyError::Failed(format!("failed to open {} for reading", from.display())));
+        };
+        let target = inside(ct.layout, ct.vmid, to);
+        if !target.parent().is_some_and(Path::is_dir) {
+            return Err(BodyError::Failed(format!("failed to create file: {to}: No such file or directory")));
+        }
+        write_with_mode(&target, &bytes, owner.mode)
+    }
+
+    fn pull(&self, ct: &Ct<'_>, from: &str, to: &Path, owner: &FileOwner) -> Result<(), BodyError> {
+        let Ok(bytes) = fs::read(inside(ct.layout, ct.vmid, from)) else {
+            return Err(BodyError::Failed(format!("failed to open {from}: No such file or directory")));
+        };
+        write_with_mode(to, &bytes, owner.mode)
+    }
+
+    fn destroy(&self, ct: &Ct<'_>) -> Result<(), BodyError> {
+        kernel::stop(ct.layout, ct.vmid)?;
+        let folder = ct.layout.lxc_dir(ct.vmid);
+        match fs::remove_dir_all(&folder) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(io_at(&folder)(error)),
+            _ => Ok(()),
+        }
+    }
+
+    fn rootfs(&self, _: &Ct<'_>) -> Option<PathBuf> {
+        None
+    }
+}
+
+impl HollowBody {
+    fn write_hostname(&self, ct: &Ct<'_>) -> Result<(), BodyError> {
+        let path = files(ct.layout, ct.vmid).join("etc/hostname");
+        if path.parent().is_some_and(Path::is_dir) {
+            fs::write(&path, format!("{}\n", hostname(ct))).map_err(io_at(&path))?;
+        }
+        Ok(())
+    }
+}
+
+pub(crate) fn hostname(ct: &Ct<'_>) -> String {
+    ct.conf.get("hostname").map_or_else(|| format!("CT{}", ct.vmid), str::to_owned)
+}
+
+fn write_with_mode(path: &Path, bytes: &[u8], mode: u32) -> Result<(), BodyError> {
+    fs::write(path, bytes).map_err(io_at(path))?;
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(io_at(path))
+}
+
+fn copy_tree(from: &Path, to: &Path) -> Result<(), BodyError> {
+    fs::create_dir_all(to).map_err(io_at(to))?;
+    for entry in fs::read_dir(from).map_err(io_at(from))? {
+        let entry = entry.map_err(io_at(from))?;
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy_tree(&entry.path(), &target)?;
+        } else {
+            fs::copy(entry.path(), &target).map_err(io_at(&target))?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,124 @@
+//! `pct start`, `stop`, `shutdown`, `reboot`, `suspend`. Each is a worker task; the functions answer its UPID.
+
+use std::time::Duration;
+
+use crate::body::Shutdown;
+use crate::call::{Call, Stop};
+use crate::locks::{CONFIG_LOCK_TIMEOUT, config_lock};
+use crate::pct::settings;
+use crate::pmxcfs;
+use crate::script::At;
+use crate::tasks::worker;
+
+pub(crate) fn start(call: &mut Call<'_>, vmid: u32) -> Result<String, Stop> {
+    if call.node.is_running(vmid) {
+        return Err(Stop::die(format!("CT {vmid} already running")));
+    }
+    let skip_lock = call.args.flag("skiplock");
+    worker(call, "vzstart", &vmid.to_string(), |call| {
+        let _lock = config_lock(call, vmid, CONFIG_LOCK_TIMEOUT)?;
+        start_locked(call, vmid, skip_lock)
+    })
+    .map(|(upid, ())| upid)
+}
+
+/// Under the configuration lock: checks, pending values, then the body.
+pub(crate) fn start_locked(call: &mut Call<'_>, vmid: u32, skip_lock: bool) -> Result<(), Stop> {
+    let mut config = pmxcfs::load(call.layout(), vmid)?;
+    if config.current.flag("template") {
+        return Err(Stop::die("you can't start a CT if it's a template"));
+    }
+    if !skip_lock {
+        pmxcfs::check_lock(&config)?;
+    }
+    if call.node.is_running(vmid) {
+        return Err(Stop::die(format!("CT {vmid} already running")));
+    }
+    for (_, net) in config.current.networks() {
+        if let Some(bridge) = net.get("bridge")
+            && !call.layout().info().bridges.iter().any(|known| known == bridge)
+        {
+            return Err(Stop::die(format!("bridge '{bridge}' does not exist")));
+        }
+    }
+    if settings::apply_pending(&mut config) {
+        pmxcfs::save(call.layout(), vmid, &config)?;
+    }
+    call.point(At::Middle)?;
+    call.with_ct(vmid, &config.current, |body, ct| body.start(ct))?;
+    Ok(())
+}
+
+pub(crate) fn stop(call: &mut Call<'_>, vmid: u32) -> Result<String, Stop> {
+    if !call.node.is_running(vmid) {
+        return Err(Stop::die(format!("CT {vmid} not running")));
+    }
+    let skip_lock = call.args.flag("skiplock");
+    worker(call, "vzstop", &vmid.to_string(), |call| {
+        let _lock = config_lock(call, vmid, CONFIG_LOCK_TIMEOUT)?;
+        let config = pmxcfs::load(call.layout(), vmid)?;
+        if !skip_lock {
+            pmxcfs::check_lock(&config)?;
+        }
+        call.point(At::Middle)?;
+        call.with_ct(vmid, &config.current, |body, ct| body.stop(ct))?;
+        Ok(())
+    })
+    .map(|(upid, ())| upid)
+}
+
+pub(crate) fn shutdown(call: &mut Call<'_>, vmid: u32) -> Result<String, Stop> {
+    if !call.node.is_running(vmid) {
+        return Err(Stop::die(format!("CT {vmid} not running")));
+    }
+    let timeout_s: u64 = call.args.get("timeout").and_then(|text| text.parse().ok()).unwrap_or(60);
+    let force = call.args.flag("forceStop");
+    worker(call, "vzshutdown", &vmid.to_string(), |call| {
+        let _lock = config_lock(call, vmid, CONFIG_LOCK_TIMEOUT)?;
+        shutdown_locked(call, vmid, timeout_s, force)
+    })
+    .map(|(upid, ())| upid)
+}
+
+fn shutdown_locked(call: &mut Call<'_>, vmid: u32, timeout_s: u64, force: bool) -> Result<(), Stop> {
+    let config = pmxcfs::load(call.layout(), vmid)?;
+    pmxcfs::check_lock(&config)?;
+    call.point(At::Middle)?;
+    let timeout = Duration::from_secs(timeout_s);
+    match call.with_ct(vmid, &config.current, |body, ct| body.shutdown(ct, timeout))? {
+        Shutdown::Stopped => Ok(()),
+        Shutdown::StillRunning if force => Ok(call.with_ct(vmid, &config.current, |body, ct| body.stop(ct))?),
+        Shutdown::StillRunning => {
+            call.complain(&format!("command 'lxc-stop -n {vmid} --nokill --timeout {timeout_s}' failed: exit code 1"));
+            Err(Stop::die("container did not stop"))
+        }
+    }
+}
+
+pub(crate) fn reboot(call: &mut Call<'_>, vmid: u32) -> Result<(), Stop> {
+    if !call.node.is_running(vmid) {
+        return Err(Stop::die(format!("CT {vmid} not running")));
+    }
+    let timeout_s: u64 = call.args.get("timeout").and_then(|text| text.parse().ok()).unwrap_or(60);
+    worker(call, "vzreboot", &vmid.to_string(), |call| {
+        let _lock = config_lock(call, vmid, CONFIG_LOCK_TIMEOUT)?;
+        shutdown_locked(call, vmid, timeout_s, true)?;
+        start_locked(call, vmid, false)
+    })
+    .map(drop)
+}
+
+/// Needs criu, which no Proxmox has: it always fails.
+pub(crate) fn suspend(call: &mut Call<'_>, vmid: u32) -> Result<(), Stop> {
+    if !call.node.is_running(vmid) {
+        return Err(Stop::die(format!("CT {vmid} not running")));
+    }
+    worker(call, "vzsuspend", &vmid.to_string(), |call| {
+        call.say(&format!(
+            "lxc-checkpoint: {vmid}: ../src/lxc/criu.c: criu_version_ok: 767 No such file or directory - execing criu failed, is it installed?"
+        ))?;
+        call.say(&format!("lxc-checkpoint: {vmid}: ../src/lxc/tools/lxc_checkpoint.c: checkpoint: 182 Checkpointing {vmid} failed"))?;
+        Err::<(), Stop>(Stop::die(format!("command 'lxc-checkpoint -n {vmid} -s -D /var/lib/vz/dump' failed: exit code 1")))
+    })
+    .map(drop)
+}

@@ -1,0 +1,19 @@
+//! From a tool's name to what simulates it.
+
+use crate::call::{Call, Stop};
+
+/// Names under which the executable answers.
+pub const TOOLS: [&str; 7] = ["pct", "vzdump", "pvesh", "pvesm", "pveam", "pveversion", "nft"];
+
+pub(crate) fn dispatch(call: &mut Call<'_>, argv: &[String]) -> Result<(), Stop> {
+    match call.tool.as_str() {
+        "pct" => crate::pct::run(call, argv),
+        "pvesm" => crate::pvesm::run(call, argv),
+        "pveam" => crate::pveam::run(call, argv),
+        "pvesh" => crate::pvesh::run(call, argv),
+        "vzdump" => crate::vzdump::run(call, argv),
+        "pveversion" => crate::pveversion::run(call, argv),
+        "nft" => crate::nft::run(call, argv),
+        other => Err(Stop::NotSimulated(format!("tool '{other}'; there are {}", TOOLS.join(", ")))),
+    }
+}
