@@ -1,0 +1,200 @@
+//! A whole installation in a folder: one coordinator, some nodes with an agent each, all separate processes of the product's own executables.
+//!
+//! Start order, as an operator would do it: the admin is made on the command line, `serve` starts, a join token is made over HTTP for each node, the agent
+//! joins with it and runs, and each host gets the network that its node has. Every part can be stopped, killed and started again on its own.
+
+mod addresses;
+mod coordinator;
+mod node;
+mod ground;
+
+pub use addresses::LoopbackNet;
+pub use coordinator::{CoordinatorProcess, Settings};
+pub use ground::Ground;
+pub use node::{NodeNet, SimNode};
+
+use crate::{
+    api::Client,
+    process::{PATIENCE, until},
+    programs::Programs,
+    world::{NodeFiles, Registry, broken_promises},
+};
+use anyhow::{Context, Result, bail};
+use pve_sim::layout::BodyKind;
+use serde_json::{Value, json};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
+
+/// Name of the first admin.
+pub const ADMIN: &str = "admin";
+
+/// What to set up.
+#[derive(Debug, Clone)]
+pub struct FleetSpec {
+    /// How many nodes, each a standalone host.
+    pub nodes: u8,
+    /// What their containers are made of.
+    pub body: BodyKind,
+    /// Settings of the coordinator.
+    pub settings: Settings,
+}
+
+impl FleetSpec {
+    /// Hollow nodes.
+    pub fn hollow(nodes: u8) -> Self {
+        Self { nodes, body: BodyKind::Hollow, settings: Settings::default() }
+    }
+}
+
+/// A running installation. Dropped, everything that it started ends and its folder goes.
+#[derive(Debug)]
+pub struct Fleet {
+    /// The nodes, in order.
+    pub nodes: Vec<SimNode>,
+    /// The coordinator, while it runs.
+    pub coordinator: Option<CoordinatorProcess>,
+    /// A client logged in as admin.
+    pub client: Client,
+    /// The admin's password.
+    pub password: String,
+    settings: Settings,
+    programs: Programs,
+    // After the processes: fields are dropped in order, and the ground goes last.
+    ground: Ground,
+    folder: tempfile::TempDir,
+}
+
+impl Fleet {
+    /// Sets everything up and waits until each node is online. `say` hears what happens.
+    pub async fn start(spec: &FleetSpec, mut say: impl FnMut(&str)) -> Result<Self> {
+        let programs = Programs::build()?.clone();
+        let folder = tempfile::Builder::new().prefix("proximity-").tempdir()?;
+        let ground = Ground::prepare(spec.body, spec.nodes, folder.path(), &mut say)?;
+        let password = uuid::Uuid::new_v4().simple().to_string();
+        CoordinatorProcess::make_admin(&programs, folder.path(), &ground, &spec.settings, &password)?;
+        let coordinator = CoordinatorProcess::start(&programs, folder.path(), &ground, &spec.settings).await?;
+        say(&format!("the coordinator listens at {} (HTTP) and {} (QUIC)", coordinator.http, coordinator.quic));
+        let mut client = Client::new(coordinator.base())?;
+        client.login(ADMIN, &password).await?;
+        let mut fleet =
+            Self { nodes: Vec::new(), coordinator: Some(coordinator), client, password, settings: spec.settings.clone(), programs, ground, folder };
+        for index in 0..spec.nodes {
+            fleet.add_node(index, &mut say).await?;
+        }
+        Ok(fleet)
+    }
+
+    /// Lays node `index` out, enrols its agent, starts it, and gives its host the node's network.
+    async fn add_node(&mut self, index: u8, say: &mut impl FnMut(&str)) -> Result<()> {
+        let mut node = SimNode::create(&self.programs, self.folder.path(), &self.ground, index)?;
+        let token = self.join_token(&json!({"node_name": node.name})).await?;
+        node.join(&token)?;
+        node.start_agent()?;
+        let online = self.node_online(&node.name).await.with_context(|| format!("the agent's log ends with\n{}", node.agent_log()))?;
+        let host_id = online["host_id"].as_i64().context("a node without host_id")?;
+        self.client.put(&format!("/api/proxmox/hosts/{host_id}/network"), &node.network.as_json()).await?.expect(200)?;
+        say(&format!("{} has joined: published ports answer at {}", node.name, node.network.address));
+        self.nodes.push(node);
+        Ok(())
+    }
+
+    /// Makes a join token and answers its line.
+    pub async fn join_token(&self, body: &Value) -> Result<String> {
+        let mut body = body.clone();
+        body["ttl_seconds"] = json!(900);
+        let made = self.client.post("/api/proxmox/join-tokens", &body).await?.expect(201)?;
+        Ok(made["token"].as_str().context("no token in the answer")?.to_owned())
+    }
+
+    /// Waits until the node of that name is online and answers it.
+    pub async fn node_online(&self, name: &str) -> Result<Value> {
+        until(&format!("{name} online"), PATIENCE, async || {
+            let Ok(answer) = self.client.get("/api/proxmox/nodes").await else { return Ok(None) };
+            let nodes = answer.expect(200)?;
+            let nodes = nodes.as_array().context("nodes is not an array")?;
+            Ok(nodes.iter().find(|n| n["name"] == name && n["status"] == "online").cloned())
+        })
+        .await
+    }
+
+    /// The fleet's folder.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The coordinator's state folder.
+    pub fn state(&self) -> PathBuf {
+        coordinator::state(self.folder.path())
+    }
+
+    /// Kills the coordinator with SIGKILL.
+    pub fn kill_coordinator(&mut self) -> Result<()> {
+        self.coordinator.take().context("the coordinator does not run")?.kill_9()
+    }
+
+    /// Stops the coordinator with SIGTERM.
+    pub async fn stop_coordinator(&mut self) -> Result<()> {
+        let status = self.coordinator.take().context("the coordinator does not run")?.stop().await?;
+        if !status.success() {
+            bail!("the coordinator ended with {status}");
+        }
+        Ok(())
+    }
+
+    /// Starts the coordinator again on the same ports; the logins go on.
+    pub async fn start_coordinator(&mut self) -> Result<()> {
+        if self.coordinator.is_some() {
+            bail!("the coordinator runs already");
+        }
+        let coordinator = CoordinatorProcess::start(&self.programs, self.folder.path(), &self.ground, &self.settings).await?;
+        self.client.base = coordinator.base();
+        self.coordinator = Some(coordinator);
+        Ok(())
+    }
+
+    /// The registry's file, read beside the coordinator.
+    pub async fn registry(&self) -> Result<Registry> {
+        Registry::open(&self.state().join("registry.db")).await
+    }
+
+    /// What is broken; see [`crate::world`].
+    pub async fn broken_promises(&self) -> Result<Vec<String>> {
+        let files: Vec<NodeFiles> = self.nodes.iter().map(SimNode::files).collect();
+        broken_promises(&mut self.registry().await?, &files, &BTreeSet::new()).await
+    }
+
+    /// Fails with everything that is broken and the ends of the logs.
+    pub async fn assert_promises(&self) -> Result<()> {
+        let broken = self.broken_promises().await?;
+        if broken.is_empty() {
+            return Ok(());
+        }
+        bail!("{}\n{}", broken.join("\n"), self.logs())
+    }
+
+    /// The ends of all logs, for error messages.
+    pub fn logs(&self) -> String {
+        let mut text = String::new();
+        if let Some(coordinator) = &self.coordinator {
+            text.push_str(&format!("--- coordinator\n{}\n", coordinator.log_tail()));
+        }
+        for node in &self.nodes {
+            text.push_str(&format!("--- agent of {}\n{}\n", node.name, node.agent_log()));
+        }
+        text
+    }
+
+    /// Ends everything in good order.
+    pub async fn stop(mut self) -> Result<()> {
+        for node in &mut self.nodes {
+            node.stop().await?;
+        }
+        if self.coordinator.is_some() {
+            self.stop_coordinator().await?;
+        }
+        self.nodes.clear();
+        self.ground.down()
+    }
+}
