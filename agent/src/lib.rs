@@ -15,4 +15,15 @@
 //! | `facts` | figures and facts read without forking |
 //! | `policy` | the node's own policy file, read by nobody else |
 
+pub mod assemble;
+pub mod cli;
 pub mod config;
+pub mod facts;
+pub mod host;
+pub mod identity;
+pub mod jobs;
+mod link;
+pub mod ownership;
+pub mod policy;
+pub mod publish;
+pub mod pve;

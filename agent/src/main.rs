@@ -1,2 +1,7 @@
-//! Placeholder.
-fn main() {}
+//! `proximity-agent`: see `proximity-agent --help`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    proximity_agent::cli::main()
+}

@@ -1,0 +1,180 @@
+//! Puts the rooms together and runs the agent: the only place that knows all of them.
+
+use crate::{
+    config::Config,
+    facts::Sampler,
+    host::{self, HostError, NodeContext},
+    identity::{self, Identity, IdentityError},
+    jobs::{
+        BoxFuture, JobResult, Steps,
+        journal::{Journal, JournalError},
+        machine::Jobs,
+        steps,
+    },
+    link::{
+        Link, NodeView, Repairs, dial,
+        status::{LinkState, StatusFile},
+    },
+    publish,
+};
+use data_encoding::HEXLOWER;
+use proximity_protocol::{
+    command::{Command, Progress},
+    fault::Fault,
+    ids::{BootId, OperationId, ProcessId},
+    metrics::Sample,
+    observed::{Inventory, NodeFacts},
+};
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+/// How often the list of open jobs in the status file is brought up to date.
+const STATUS_INTERVAL: Duration = Duration::from_secs(2);
+const REPAIRS_WAITING_MAX: usize = 16;
+
+/// Why the agent cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// No identity.
+    #[error("this machine has not joined a coordinator yet: make a join token there and run `proximity-agent join`")]
+    NotJoined,
+    /// The state folder or the identity in it.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The node.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// The journal.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The boot id.
+    #[error("cannot read the boot id from {path}: {why}")]
+    BootId {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
+    /// The operating system refused a thread.
+    #[error("cannot start a thread: {0}")]
+    Thread(io::Error),
+    /// The identity cannot be used for a connection.
+    #[error("the identity cannot be used: {0}")]
+    Link(String),
+}
+
+/// Runs the agent until `shutdown`. Tools that it has started go on after that, and its next run finds them.
+pub async fn run(config: &Config, shutdown: CancellationToken) -> Result<(), RunError> {
+    let state_dir = &config.paths.state;
+    identity::prepare_state_dir(state_dir)?;
+    let _lock = identity::lock_state_dir(state_dir)?;
+    let identity = Identity::load(state_dir)?.ok_or(RunError::NotJoined)?;
+    let boot = boot_id(config)?;
+    let process = ProcessId(Uuid::new_v4());
+    tracing::info!(node_id = %identity.node, version = env!("CARGO_PKG_VERSION"), process = %process, "starts");
+
+    let node = NodeContext::open(config, dial::address_towards(&identity.addresses).await)?;
+    let journal = Journal::open(state_dir)?;
+    let repairs = Arc::new(Repairs::default());
+    // Before the link and without it: apps keep their ports through a reboot, whatever the coordinator does.
+    match publish::restore(&node).await {
+        Ok(count) => tracing::info!(count, "published ports stand"),
+        Err(fault) => tracing::error!(%fault, "published ports could not be set"),
+    }
+    let keeper = tokio::spawn(keep_published(node.clone(), repairs.clone()));
+
+    let port = Arc::new(Port(node));
+    let coordinator = HEXLOWER.encode(&identity.ca_fingerprint);
+    let jobs = Jobs::resume(journal, coordinator, port.clone()).map_err(RunError::Thread)?;
+    let status = Arc::new(StatusFile::new(state_dir));
+    let lister = tokio::spawn(list_open_jobs(jobs.clone(), status.clone()));
+    let stopper = tokio::spawn({
+        let (jobs, shutdown) = (jobs.clone(), shutdown.clone());
+        async move {
+            shutdown.cancelled().await;
+            jobs.stop_intake();
+        }
+    });
+
+    let link = Link {
+        identity,
+        node: port,
+        jobs,
+        boot,
+        process,
+        repairs,
+        status: status.clone(),
+        shutdown,
+    };
+    let ended = link.run().await.map_err(|error| RunError::Link(error.to_string()));
+    for task in [keeper, lister, stopper] {
+        task.abort();
+    }
+    status.link(LinkState::Stopped, None);
+    tracing::info!("stopped; tools that run go on");
+    ended
+}
+
+fn boot_id(config: &Config) -> Result<BootId, RunError> {
+    let path = config.host.proc.join("sys/kernel/random/boot_id");
+    let parsed = std::fs::read_to_string(&path)
+        .map_err(|error| error.to_string())
+        .and_then(|text| text.trim().parse::<BootId>().map_err(|error| error.to_string()));
+    parsed.map_err(|why| RunError::BootId { path, why })
+}
+
+/// Watches the published ports, and never lets the watcher wait for the link.
+async fn keep_published(node: NodeContext, repairs: Arc<Repairs>) {
+    let (repaired, mut counts) = mpsc::channel(REPAIRS_WAITING_MAX);
+    tokio::join!(publish::watch(node, repaired), async {
+        while let Some(count) = counts.recv().await {
+            tracing::warn!(
+                count,
+                "published ports had been removed by something else and were set again"
+            );
+            repairs.add(count);
+        }
+    });
+}
+
+async fn list_open_jobs(jobs: Jobs, status: Arc<StatusFile>) {
+    let mut ticks = tokio::time::interval(STATUS_INTERVAL);
+    loop {
+        ticks.tick().await;
+        status.open_jobs(&jobs.open_jobs());
+    }
+}
+
+/// The node behind the ports of the other rooms.
+struct Port(NodeContext);
+
+impl Steps for Port {
+    fn execute<'a>(
+        &'a self,
+        command: &'a Command,
+        progress: &'a mpsc::UnboundedSender<Progress>,
+    ) -> BoxFuture<'a, JobResult> {
+        Box::pin(steps::execute(&self.0, command, progress))
+    }
+
+    fn forget(&self, operation: OperationId) {
+        host::forget(&self.0, operation);
+    }
+}
+
+impl NodeView for Port {
+    fn facts(&self) -> BoxFuture<'_, Result<NodeFacts, Fault>> {
+        Box::pin(self.0.facts())
+    }
+
+    fn inventory(&self) -> BoxFuture<'_, Inventory> {
+        Box::pin(self.0.inventory())
+    }
+
+    fn sampler(&self) -> Box<dyn FnMut() -> Sample + Send> {
+        let mut sampler: Sampler = self.0.sampler();
+        Box::new(move || sampler.sample())
+    }
+}

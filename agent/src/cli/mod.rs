@@ -1,0 +1,82 @@
+//! The command line. Data goes to stdout, talk to stderr, and each failure that has a remedy of its own has an exit code of its own ([`exit`]).
+
+pub mod exit;
+mod join;
+mod logging;
+mod run;
+mod status;
+
+use crate::config::Config;
+use clap::{Parser, Subcommand};
+use exit::Failure;
+use std::{ffi::OsString, path::PathBuf, process::ExitCode, time::Duration};
+
+/// How long threads that still read or write may take after the end.
+const THREADS_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Looks after one Proxmox VE node for a Proximity coordinator.
+#[derive(Debug, Parser)]
+#[command(name = "proximity-agent", version, max_term_width = 100, after_help = exit::TABLE)]
+struct Arguments {
+    /// Configuration file [default: /etc/proximity/agent.toml, if it is there]
+    #[arg(long, global = true, env = "PROXIMITY_AGENT_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Subcommands,
+}
+
+#[derive(Debug, Subcommand)]
+enum Subcommands {
+    /// Enrol this machine at a coordinator with a join token
+    Join(join::Join),
+    /// Run the agent until SIGTERM; tools that it has started go on
+    Run,
+    /// Show identity, link, open jobs, published ports
+    Status(status::StatusArguments),
+    /// The shim between the agent and a tool; the agent starts it itself
+    #[command(hide = true, disable_help_flag = true)]
+    RunTool {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<OsString>,
+    },
+}
+
+/// The whole program.
+pub fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => error.exit(),
+    };
+    if let Subcommands::RunTool { words } = &arguments.command {
+        // No configuration, no log, no threads: it must work even where the agent would not.
+        return crate::host::run_tool::main(words);
+    }
+    logging::start();
+    match dispatch(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("proximity-agent: {}", failure.message);
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+fn dispatch(arguments: Arguments) -> Result<(), Failure> {
+    let config = Config::load(arguments.config.as_deref())?;
+    match arguments.command {
+        Subcommands::Join(join) => with_runtime(join.execute(&config)),
+        Subcommands::Run => with_runtime(run::execute(&config)),
+        Subcommands::Status(status) => status.execute(&config),
+        Subcommands::RunTool { .. } => unreachable!("main() has handled it"),
+    }
+}
+
+fn with_runtime<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(exit::FAILED, format!("cannot start threads: {error}")))?;
+    let result = runtime.block_on(work);
+    runtime.shutdown_timeout(THREADS_TIMEOUT);
+    result
+}

@@ -1,0 +1,210 @@
+//! The files of `<state>/identity/`: folder 0700, files 0600, each replaced whole (write beside, sync, rename, sync the folder).
+
+use super::IdentityError;
+use data_encoding::BASE64;
+use proximity_protocol::{
+    ids::{JoinTokenId, NodeId},
+    secret::SecretText,
+};
+use serde::{Deserialize, Serialize};
+use std::{
+    fs::{DirBuilder, File, OpenOptions, Permissions},
+    io::{self, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+};
+use zeroize::Zeroizing;
+
+const FORMAT: u32 = 1;
+
+/// What the identity file holds, decoded.
+pub(super) struct Stored {
+    pub(super) node: NodeId,
+    pub(super) addresses: Vec<String>,
+    pub(super) certificate: Vec<u8>,
+    pub(super) ca: Vec<u8>,
+    pub(super) key: Zeroizing<Vec<u8>>,
+}
+
+/// The key of a request whose answer has not come: the same token is to be asked with the same key again.
+pub(super) struct Pending {
+    pub(super) token: JoinTokenId,
+    pub(super) key: Zeroizing<Vec<u8>>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct IdentityFile {
+    format: u32,
+    node: NodeId,
+    addresses: Vec<String>,
+    certificate_der: String,
+    ca_der: String,
+    key_pkcs8: SecretText,
+}
+
+#[derive(Serialize, Deserialize)]
+struct PendingFile {
+    format: u32,
+    token: JoinTokenId,
+    key_pkcs8: SecretText,
+}
+
+pub(super) fn identity_path(state_dir: &Path) -> PathBuf {
+    state_dir.join("identity/identity.json")
+}
+
+fn pending_path(state_dir: &Path) -> PathBuf {
+    state_dir.join("identity/pending.json")
+}
+
+fn io_error<'a>(attempt: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> IdentityError + use<'a> {
+    move |source| IdentityError::Io {
+        attempt,
+        path: path.into(),
+        source,
+    }
+}
+
+/// Makes the state folder, for root alone.
+pub(crate) fn prepare_state_dir(state_dir: &Path) -> Result<(), IdentityError> {
+    for folder in [state_dir.to_path_buf(), state_dir.join("identity")] {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&folder)
+            .map_err(io_error("make", &folder))?;
+        std::fs::set_permissions(&folder, Permissions::from_mode(0o700)).map_err(io_error("protect", &folder))?;
+    }
+    Ok(())
+}
+
+/// Takes the state folder for one process; it is free again when the file is dropped or the process ends.
+pub(crate) fn lock_state_dir(state_dir: &Path) -> Result<File, IdentityError> {
+    let path = state_dir.join("lock");
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(&path)
+        .map_err(io_error("open", &path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => Err(IdentityError::InUse(state_dir.into())),
+        Err(std::fs::TryLockError::Error(source)) => Err(io_error("lock", &path)(source)),
+    }
+}
+
+/// Replaces a file that only its owner may read, in one step that survives a crash.
+pub(crate) fn replace_private(path: &Path, content: &[u8]) -> io::Result<()> {
+    let beside = path.with_extension("new");
+    let mut file = OpenOptions::new()
+        .create(true)
+        .write(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&beside)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    std::fs::rename(&beside, path)?;
+    match path.parent() {
+        Some(folder) => File::open(folder)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
+fn read<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<Option<T>, IdentityError> {
+    let bytes = match std::fs::read(path) {
+        Ok(bytes) => Zeroizing::new(bytes),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(io_error("read", path)(error)),
+    };
+    serde_json::from_slice(&bytes)
+        .map(Some)
+        .map_err(|error| damaged(path, error.to_string()))
+}
+
+fn write<T: Serialize>(path: &Path, value: &T) -> Result<(), IdentityError> {
+    let json = Zeroizing::new(serde_json::to_vec_pretty(value).map_err(|error| damaged(path, error.to_string()))?);
+    replace_private(path, &json).map_err(io_error("write", path))
+}
+
+fn damaged(path: &Path, message: String) -> IdentityError {
+    IdentityError::Damaged {
+        path: path.into(),
+        message,
+    }
+}
+
+fn decode(path: &Path, text: &str) -> Result<Vec<u8>, IdentityError> {
+    BASE64
+        .decode(text.as_bytes())
+        .map_err(|error| damaged(path, error.to_string()))
+}
+
+fn check_format(path: &Path, format: u32) -> Result<(), IdentityError> {
+    if format == FORMAT {
+        Ok(())
+    } else {
+        Err(damaged(path, format!("format {format}, this version knows {FORMAT}")))
+    }
+}
+
+pub(super) fn load(state_dir: &Path) -> Result<Option<Stored>, IdentityError> {
+    let path = identity_path(state_dir);
+    let Some(file) = read::<IdentityFile>(&path)? else {
+        return Ok(None);
+    };
+    check_format(&path, file.format)?;
+    Ok(Some(Stored {
+        node: file.node,
+        addresses: file.addresses,
+        certificate: decode(&path, &file.certificate_der)?,
+        ca: decode(&path, &file.ca_der)?,
+        key: Zeroizing::new(decode(&path, file.key_pkcs8.expose())?),
+    }))
+}
+
+pub(super) fn store(state_dir: &Path, stored: &Stored) -> Result<(), IdentityError> {
+    let file = IdentityFile {
+        format: FORMAT,
+        node: stored.node,
+        addresses: stored.addresses.clone(),
+        certificate_der: BASE64.encode(&stored.certificate),
+        ca_der: BASE64.encode(&stored.ca),
+        key_pkcs8: SecretText::new(BASE64.encode(&stored.key)),
+    };
+    write(&identity_path(state_dir), &file)
+}
+
+pub(super) fn load_pending(state_dir: &Path) -> Result<Option<Pending>, IdentityError> {
+    let path = pending_path(state_dir);
+    let Some(file) = read::<PendingFile>(&path)? else {
+        return Ok(None);
+    };
+    check_format(&path, file.format)?;
+    Ok(Some(Pending {
+        token: file.token,
+        key: Zeroizing::new(decode(&path, file.key_pkcs8.expose())?),
+    }))
+}
+
+pub(super) fn store_pending(state_dir: &Path, pending: &Pending) -> Result<(), IdentityError> {
+    let key_pkcs8 = SecretText::new(BASE64.encode(&pending.key));
+    write(
+        &pending_path(state_dir),
+        &PendingFile {
+            format: FORMAT,
+            token: pending.token,
+            key_pkcs8,
+        },
+    )
+}
+
+pub(super) fn remove_pending(state_dir: &Path) -> Result<(), IdentityError> {
+    let path = pending_path(state_dir);
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("remove", &path)(error)),
+        _ => Ok(()),
+    }
+}

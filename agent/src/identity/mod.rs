@@ -1,0 +1,102 @@
+//! Who this agent is: its key, its certificate, the CA that it trusts, and where the coordinator answers.
+//!
+//! [`join()`] makes the key on the node, checks the pin of the join token before a secret leaves, and stores what it was granted in one file that
+//! replaces the one before in a single rename. The key never leaves the node; only a request signed by it does.
+//!
+//! Not here: renewal, and leaving.
+
+mod enroll;
+mod error;
+mod files;
+mod join;
+mod key;
+mod verifier;
+
+pub use error::{IdentityError, JoinError};
+pub use join::{JoinRequest, join};
+
+pub(crate) use files::{lock_state_dir, prepare_state_dir, replace_private};
+
+use files::Stored;
+use proximity_protocol::ids::NodeId;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use sha2::{Digest, Sha256};
+use std::path::Path;
+use time::OffsetDateTime;
+use x509_parser::prelude::{FromDer, X509Certificate};
+use zeroize::Zeroizing;
+
+/// What an enrolled agent has.
+pub struct Identity {
+    /// Who it is.
+    pub node: NodeId,
+    /// Where the coordinator answers, `host:port`.
+    pub addresses: Vec<String>,
+    /// From when its certificate is valid.
+    pub not_before: OffsetDateTime,
+    /// Until when.
+    pub not_after: OffsetDateTime,
+    /// SHA-256 of the public key of its coordinator's CA.
+    pub ca_fingerprint: [u8; 32],
+    certificate: CertificateDer<'static>,
+    ca: CertificateDer<'static>,
+    key: Zeroizing<Vec<u8>>,
+}
+
+impl Identity {
+    /// Reads the identity below `state_dir`; `None` if this machine has not joined.
+    pub fn load(state_dir: &Path) -> Result<Option<Self>, IdentityError> {
+        let Some(stored) = files::load(state_dir)? else {
+            return Ok(None);
+        };
+        let damaged = |message: String| IdentityError::Damaged {
+            path: files::identity_path(state_dir),
+            message,
+        };
+        Self::of(stored).map(Some).map_err(damaged)
+    }
+
+    fn of(stored: Stored) -> Result<Self, String> {
+        let (_, certificate) =
+            X509Certificate::from_der(&stored.certificate).map_err(|error| format!("the certificate: {error}"))?;
+        let validity = certificate.validity();
+        let (not_before, not_after) = (validity.not_before.to_datetime(), validity.not_after.to_datetime());
+        Ok(Self {
+            node: stored.node,
+            addresses: stored.addresses,
+            not_before,
+            not_after,
+            ca_fingerprint: public_key_fingerprint(&stored.ca).ok_or("the CA's certificate cannot be read")?,
+            certificate: CertificateDer::from(stored.certificate),
+            ca: CertificateDer::from(stored.ca),
+            key: stored.key,
+        })
+    }
+
+    pub(crate) fn certificate(&self) -> CertificateDer<'static> {
+        self.certificate.clone()
+    }
+
+    pub(crate) fn ca(&self) -> CertificateDer<'static> {
+        self.ca.clone()
+    }
+
+    pub(crate) fn private_key(&self) -> PrivateKeyDer<'static> {
+        PrivatePkcs8KeyDer::from(self.key.to_vec()).into()
+    }
+}
+
+impl std::fmt::Debug for Identity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Identity")
+            .field("node", &self.node)
+            .field("addresses", &self.addresses)
+            .finish_non_exhaustive()
+    }
+}
+
+/// SHA-256 of a certificate's SubjectPublicKeyInfo.
+pub(crate) fn public_key_fingerprint(certificate: &[u8]) -> Option<[u8; 32]> {
+    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+    Some(Sha256::digest(certificate.public_key().raw).into())
+}

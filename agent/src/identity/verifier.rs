@@ -1,0 +1,207 @@
+//! Judges the coordinator's certificate while there is nothing to trust but the pin in the join token.
+//!
+//! The chain that the peer shows must hold a CA whose public key is the pinned one, and the peer's own certificate must come from that CA, be valid now
+//! and bear the coordinator's name. System roots are never asked.
+
+use super::public_key_fingerprint;
+use rustls::{
+    CertificateError, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
+    client::{
+        WebPkiServerVerifier,
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    },
+    crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature},
+};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use std::sync::{Arc, Mutex};
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+/// Why a peer was turned away.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Rejection {
+    /// No certificate of its chain is a CA with the pinned key.
+    WrongPin,
+    /// The pinned CA is there, the peer's own certificate is not good.
+    BadCertificate(String),
+}
+
+/// A verifier for one token. It remembers why it turned a peer away, since TLS tells only that it did.
+#[derive(Debug)]
+pub(crate) struct PinVerifier {
+    pin: [u8; 32],
+    provider: Arc<CryptoProvider>,
+    rejection: Mutex<Option<Rejection>>,
+}
+
+impl PinVerifier {
+    pub(crate) fn new(pin: [u8; 32], provider: Arc<CryptoProvider>) -> Self {
+        Self {
+            pin,
+            provider,
+            rejection: Mutex::new(None),
+        }
+    }
+
+    /// Why the last peer was turned away, if one was.
+    pub(crate) fn take_rejection(&self) -> Option<Rejection> {
+        self.rejection
+            .lock()
+            .expect("no code panics while it holds this")
+            .take()
+    }
+
+    fn reject(&self, why: Rejection, error: Error) -> Error {
+        *self.rejection.lock().expect("no code panics while it holds this") = Some(why);
+        error
+    }
+
+    fn is_pinned_ca(&self, certificate: &CertificateDer<'_>) -> bool {
+        public_key_fingerprint(certificate) == Some(self.pin)
+            && X509Certificate::from_der(certificate).is_ok_and(|(_, certificate)| certificate.is_ca())
+    }
+}
+
+impl ServerCertVerifier for PinVerifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let Some(ca) = intermediates.iter().find(|certificate| self.is_pinned_ca(certificate)) else {
+            return Err(self.reject(
+                Rejection::WrongPin,
+                Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure),
+            ));
+        };
+        let bad = |error: Error| self.reject(Rejection::BadCertificate(error.to_string()), error);
+        let mut roots = RootCertStore::empty();
+        roots.add(ca.clone().into_owned()).map_err(bad)?;
+        WebPkiServerVerifier::builder_with_provider(Arc::new(roots), self.provider.clone())
+            .build()
+            .map_err(|error| Error::General(error.to_string()))
+            .and_then(|verifier| verifier.verify_server_cert(end_entity, &[], server_name, ocsp_response, now))
+            .map_err(bad)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(
+            message,
+            certificate,
+            signature,
+            &self.provider.signature_verification_algorithms,
+        )
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(
+            message,
+            certificate,
+            signature,
+            &self.provider.signature_verification_algorithms,
+        )
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use proximity_protocol::COORDINATOR_TLS_NAME;
+    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+
+    fn ca() -> CertifiedIssuer<'static, KeyPair> {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+    }
+
+    fn leaf(ca: &CertifiedIssuer<'static, KeyPair>, name: &str, from_day: i64, to_day: i64) -> CertificateDer<'static> {
+        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        params.not_before = time::OffsetDateTime::now_utc() + time::Duration::days(from_day);
+        params.not_after = time::OffsetDateTime::now_utc() + time::Duration::days(to_day);
+        params
+            .signed_by(&KeyPair::generate().unwrap(), ca)
+            .unwrap()
+            .der()
+            .clone()
+    }
+
+    fn judge(
+        pin_of: &CertificateDer<'_>,
+        leaf: &CertificateDer<'_>,
+        chain: &[CertificateDer<'_>],
+    ) -> Option<Rejection> {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let verifier = PinVerifier::new(public_key_fingerprint(pin_of).unwrap(), provider);
+        let name = ServerName::try_from(COORDINATOR_TLS_NAME).unwrap();
+        let result = verifier.verify_server_cert(leaf, chain, &name, &[], UnixTime::now());
+        let rejection = verifier.take_rejection();
+        assert_eq!(result.is_ok(), rejection.is_none(), "{result:?} {rejection:?}");
+        rejection
+    }
+
+    #[test]
+    fn only_the_pinned_ca_and_a_good_certificate_below_it_pass() {
+        let (ours, theirs) = (ca(), ca());
+        let (our_ca, their_ca) = (ours.der().clone(), theirs.der().clone());
+        let good = leaf(&ours, COORDINATOR_TLS_NAME, -1, 30);
+        assert_eq!(judge(&our_ca, &good, &[our_ca.clone()]), None);
+        assert_eq!(judge(&our_ca, &good, &[their_ca.clone(), our_ca.clone()]), None);
+
+        assert_eq!(judge(&their_ca, &good, &[our_ca.clone()]), Some(Rejection::WrongPin));
+        assert_eq!(
+            judge(&our_ca, &good, &[]),
+            Some(Rejection::WrongPin),
+            "a chain without the CA"
+        );
+        let bad = |rejection| assert!(matches!(rejection, Some(Rejection::BadCertificate(_))), "{rejection:?}");
+        // Whoever saw the CA's certificate can show it, but not sign with it.
+        bad(judge(
+            &our_ca,
+            &leaf(&theirs, COORDINATOR_TLS_NAME, -1, 30),
+            &[our_ca.clone(), their_ca],
+        ));
+        bad(judge(
+            &our_ca,
+            &leaf(&ours, "elsewhere.example", -1, 30),
+            &[our_ca.clone()],
+        ));
+        bad(judge(
+            &our_ca,
+            &leaf(&ours, COORDINATOR_TLS_NAME, -30, -1),
+            &[our_ca.clone()],
+        ));
+        bad(judge(
+            &our_ca,
+            &leaf(&ours, COORDINATOR_TLS_NAME, 1, 30),
+            &[our_ca.clone()],
+        ));
+    }
+
+    #[test]
+    fn a_leaf_with_the_pinned_key_is_no_ca() {
+        let issuer = ca();
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(vec![COORDINATOR_TLS_NAME.to_owned()]).unwrap();
+        params.is_ca = IsCa::ExplicitNoCa;
+        let leaf = params.signed_by(&key, &issuer).unwrap().der().clone();
+        assert_eq!(judge(&leaf, &leaf, &[leaf.clone()]), Some(Rejection::WrongPin));
+    }
+}

@@ -1,0 +1,146 @@
+//! Making QUIC connections: one set of transport settings for enrolment and link, and every address of a name tried in turn.
+
+use super::LinkError;
+use crate::identity::Identity;
+use proximity_protocol::{ALPN_LINK, COORDINATOR_TLS_NAME};
+use quinn::{Connection, Endpoint, IdleTimeout, TransportConfig, VarInt, crypto::rustls::QuicClientConfig};
+use rustls::{ClientConfig, RootCertStore, client::Resumption, crypto::CryptoProvider};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    sync::Arc,
+    time::Duration,
+};
+
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
+const IDLE_TIMEOUT_MS: u32 = 20_000;
+/// How long one address is tried.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// quinn assumes 333 ms and sends its first packet again after three times that: too slow towards a coordinator that is just starting.
+const INITIAL_RTT: Duration = Duration::from_millis(100);
+/// How long a closing connection may take to tell the peer.
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
+/// Commands that may be open at once.
+const COMMAND_STREAMS_MAX: u32 = 512;
+
+/// The cryptography of every connection.
+pub(crate) fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+}
+
+fn transport() -> TransportConfig {
+    let mut transport = TransportConfig::default();
+    transport
+        .keep_alive_interval(Some(KEEP_ALIVE))
+        .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(IDLE_TIMEOUT_MS))))
+        .initial_rtt(INITIAL_RTT)
+        .max_concurrent_bidi_streams(VarInt::from_u32(COMMAND_STREAMS_MAX))
+        .max_concurrent_uni_streams(VarInt::from_u32(0))
+        .stream_receive_window(VarInt::from_u32(2 * 1024 * 1024))
+        .receive_window(VarInt::from_u32(32 * 1024 * 1024))
+        .datagram_receive_buffer_size(None);
+    transport
+}
+
+/// Adds our transport to a TLS configuration.
+pub(crate) fn quic_config(mut tls: ClientConfig) -> Result<quinn::ClientConfig, LinkError> {
+    // Each connection proves both certificates anew: a resumed session would not be judged by the registry's newest word.
+    tls.resumption = Resumption::disabled();
+    let tls = QuicClientConfig::try_from(tls).map_err(|error| LinkError::Tls(error.to_string()))?;
+    let mut config = quinn::ClientConfig::new(Arc::new(tls));
+    config.transport_config(Arc::new(transport()));
+    Ok(config)
+}
+
+/// The configuration of the link: our certificate, and the stored CA as the only one that is trusted.
+pub(crate) fn link_config(identity: &Identity) -> Result<quinn::ClientConfig, LinkError> {
+    let bad = |error: rustls::Error| LinkError::Tls(error.to_string());
+    let mut roots = RootCertStore::empty();
+    roots.add(identity.ca()).map_err(bad)?;
+    let mut tls = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(bad)?
+        .with_root_certificates(roots)
+        .with_client_auth_cert(vec![identity.certificate()], identity.private_key())
+        .map_err(bad)?;
+    tls.alpn_protocols = vec![ALPN_LINK.to_vec()];
+    quic_config(tls)
+}
+
+/// A connection with the socket that it runs on.
+pub(crate) struct Dialled {
+    pub(crate) connection: Connection,
+    endpoint: Endpoint,
+}
+
+impl Dialled {
+    /// Closes, and waits a little for the peer to hear it.
+    pub(crate) async fn close(self, code: VarInt, reason: &[u8]) {
+        self.connection.close(code, reason);
+        if tokio::time::timeout(CLOSE_TIMEOUT, self.endpoint.wait_idle())
+            .await
+            .is_err()
+        {
+            tracing::debug!("the peer did not confirm the close");
+        }
+    }
+}
+
+/// Connects to `host:port`, to the first of its addresses that answers.
+pub(crate) async fn connect(address: &str, config: &quinn::ClientConfig) -> Result<Dialled, LinkError> {
+    let mut last = LinkError::Resolve {
+        address: address.into(),
+        why: "the name has no address".into(),
+    };
+    let resolved = tokio::net::lookup_host(address)
+        .await
+        .map_err(|error| LinkError::Resolve {
+            address: address.into(),
+            why: error.to_string(),
+        })?;
+    for socket in resolved {
+        match connect_to(socket, config).await {
+            Ok(dialled) => return Ok(dialled),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+async fn connect_to(socket: SocketAddr, config: &quinn::ClientConfig) -> Result<Dialled, LinkError> {
+    let local: IpAddr = if socket.is_ipv4() {
+        Ipv4Addr::UNSPECIFIED.into()
+    } else {
+        Ipv6Addr::UNSPECIFIED.into()
+    };
+    let endpoint = Endpoint::client((local, 0).into()).map_err(LinkError::Socket)?;
+    let connecting = endpoint
+        .connect_with(config.clone(), socket, COORDINATOR_TLS_NAME)
+        .map_err(|error| LinkError::Tls(error.to_string()))?;
+    match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
+        Ok(Ok(connection)) => Ok(Dialled { connection, endpoint }),
+        Ok(Err(error)) => Err(LinkError::from_connection(error)),
+        Err(_) => Err(LinkError::NoAnswer {
+            socket,
+            after_s: CONNECT_TIMEOUT.as_secs(),
+        }),
+    }
+}
+
+/// Our own address on the way to the first coordinator address that has a route; nothing is sent.
+pub(crate) async fn address_towards(addresses: &[String]) -> Option<Ipv4Addr> {
+    for address in addresses {
+        let Ok(resolved) = tokio::net::lookup_host(address).await else {
+            continue;
+        };
+        for socket in resolved.filter(SocketAddr::is_ipv4) {
+            let routed = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))
+                .and_then(|probe| probe.connect(socket).and_then(|()| probe.local_addr()));
+            if let Ok(SocketAddr::V4(local)) = routed
+                && !local.ip().is_unspecified()
+            {
+                return Some(*local.ip());
+            }
+        }
+    }
+    None
+}

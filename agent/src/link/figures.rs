@@ -1,0 +1,52 @@
+//! Live figures on a unidirectional stream, at the interval that the coordinator wants.
+//!
+//! A sample is taken only when the stream has taken the one before: on a slow line figures get rarer, not older.
+
+use super::{Link, LinkError, frames};
+use proximity_protocol::metrics::MetricsEncoder;
+use quinn::Connection;
+use std::time::Duration;
+use tokio::time::MissedTickBehavior;
+
+const PRIORITY: i32 = -1;
+const INTERVAL_MIN_MS: u32 = 100;
+const INTERVAL_MAX_MS: u32 = 60_000;
+
+/// Sends until the connection ends; answers why.
+pub(super) async fn send(link: &Link, connection: &Connection, version: u16, interval_ms: u32) -> LinkError {
+    let broken = |error: &dyn std::fmt::Display| LinkError::Broken(error.to_string());
+    let mut stream = match connection.open_uni().await {
+        Ok(stream) => stream,
+        Err(error) => return LinkError::from_connection(error),
+    };
+    if let Err(error) = stream.set_priority(PRIORITY) {
+        return broken(&error);
+    }
+    let mut sampler = link.node.sampler();
+    let mut encoder = MetricsEncoder::default();
+    let mut ticks = tokio::time::interval(Duration::from_millis(
+        interval_ms.clamp(INTERVAL_MIN_MS, INTERVAL_MAX_MS).into(),
+    ));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let taken = tokio::task::spawn_blocking(move || {
+            let sample = sampler();
+            (sampler, sample)
+        });
+        let sample = match taken.await {
+            Ok((same, sample)) => {
+                sampler = same;
+                sample
+            }
+            Err(error) => {
+                tracing::error!(%error, "taking figures broke off; begins anew");
+                sampler = link.node.sampler();
+                continue;
+            }
+        };
+        if let Err(error) = frames::write(&mut stream, version, &encoder.encode(sample)).await {
+            return broken(&error);
+        }
+    }
+}
