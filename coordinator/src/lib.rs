@@ -18,5 +18,6 @@ pub mod domain;
 pub mod events;
 pub mod live;
 pub mod nodes;
+pub mod pki;
 pub mod service;
 pub mod store;
