@@ -2,6 +2,7 @@
 
 pub mod address_pool;
 pub mod app_state;
+pub mod catalog;
 pub mod operation_state;
 pub mod placement;
 pub mod port_pool;
