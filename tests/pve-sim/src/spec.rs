@@ -156,6 +156,7 @@ impl Node {
         system_files(&layout, clock.as_ref())?;
         write_atomically(&root.join("node.json"), serde_json::to_string_pretty(&info)?.as_bytes())?;
         let node = Node::open(&root)?.with_clock(clock);
+        crate::serve::nudge(&node.layout, node.clock.as_ref())?;
         if start_onboot {
             for vmid in pmxcfs::guests(&node.layout)?.into_keys() {
                 let onboot = fs::read_to_string(node.layout.conf_path(vmid)).is_ok_and(|text| text.lines().any(|line| line == "onboot: 1"));

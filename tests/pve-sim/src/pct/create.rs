@@ -232,7 +232,7 @@ fn build(
         call.say(&format!("extracting archive '{shown}'"))?;
         call.point(At::Middle)?;
         let unpacked = unpack(call, vmid, section, &path)?;
-        call.say(&format!("Total bytes read: {} ({}MiB, {}MiB/s)", unpacked.bytes, unpacked.bytes / 1_048_576, 100))?;
+        call.say(&format!("Total bytes read: {} ({}MiB, {}MiB/s)", unpacked.bytes, unpacked.bytes.div_ceil(1_048_576), 100))?;
         if !restoring {
             call.say(&format!("Detected container architecture: {}", unpacked.arch))?;
         }

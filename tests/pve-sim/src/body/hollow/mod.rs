@@ -90,11 +90,14 @@ impl Body for HollowBody {
     }
 
     fn start(&self, ct: &Ct<'_>) -> Result<u32, BodyError> {
-        kernel::start(ct)
+        let pid = kernel::start(ct)?;
+        nudge(ct)?;
+        Ok(pid)
     }
 
     fn stop(&self, ct: &Ct<'_>) -> Result<(), BodyError> {
-        kernel::stop(ct.layout, ct.vmid)
+        kernel::stop(ct.layout, ct.vmid)?;
+        nudge(ct)
     }
 
     fn shutdown(&self, ct: &Ct<'_>, timeout: Duration) -> Result<Shutdown, BodyError> {
@@ -102,7 +105,7 @@ impl Body for HollowBody {
             ct.clock.sleep(timeout);
             return Ok(Shutdown::StillRunning);
         }
-        kernel::stop(ct.layout, ct.vmid)?;
+        self.stop(ct)?;
         Ok(Shutdown::Stopped)
     }
 
@@ -118,7 +121,8 @@ impl Body for HollowBody {
 
     fn apply(&self, ct: &Ct<'_>) -> Result<(), BodyError> {
         kernel::write_limits(ct)?;
-        self.write_hostname(ct)
+        self.write_hostname(ct)?;
+        nudge(ct)
     }
 
     fn exec(&self, ct: &Ct<'_>, argv: &[String], keep_env: bool, stdio: Stdio<'_>) -> Result<i32, BodyError> {
@@ -165,6 +169,11 @@ impl HollowBody {
         }
         Ok(())
     }
+}
+
+/// What answers on the container's ports must follow.
+fn nudge(ct: &Ct<'_>) -> Result<(), BodyError> {
+    crate::serve::nudge(ct.layout, ct.clock).map_err(io_at(ct.layout.root()))
 }
 
 pub(crate) fn hostname(ct: &Ct<'_>) -> String {

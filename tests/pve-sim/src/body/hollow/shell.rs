@@ -111,6 +111,7 @@ impl Words<'_, '_> {
         match script.strip_prefix(RECIPE).map(|name| name.trim_start_matches('/')) {
             Some("install") => {
                 fs::write(&mark, "").map_err(io_at(&mark))?;
+                super::nudge(self.ct)?;
                 self.out("simulated by pve-sim (hollow body): nothing was really installed\n")
             }
             Some("health") if mark.exists() => Ok(0),
