@@ -15,6 +15,8 @@ pub(crate) mod machine;
 mod record;
 pub(crate) mod running;
 pub mod steps;
+#[cfg(test)]
+mod tests;
 
 use proximity_protocol::{
     command::{Command, Outcome, Progress},

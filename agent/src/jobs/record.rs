@@ -171,7 +171,7 @@ const CRC_TABLE: [u32; 256] = {
 };
 
 /// CRC-32 as of IEEE 802.3.
-fn crc32(bytes: &[u8]) -> u32 {
+pub(super) fn crc32(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(u32::MAX, |sum, byte| {
         CRC_TABLE[((sum ^ u32::from(*byte)) & 0xFF) as usize] ^ (sum >> 8)
     })
