@@ -27,3 +27,5 @@ pub mod ownership;
 pub mod policy;
 pub mod publish;
 pub mod pve;
+#[cfg(test)]
+mod rehearsal;

@@ -10,6 +10,8 @@ mod error;
 mod files;
 mod join;
 mod key;
+#[cfg(test)]
+mod tests;
 mod verifier;
 
 pub use error::{IdentityError, JoinError};

@@ -15,6 +15,8 @@ pub(crate) mod frames;
 mod report;
 mod session;
 pub(crate) mod status;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use error::LinkError;
 pub(crate) use report::Repairs;
