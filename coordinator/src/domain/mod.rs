@@ -3,7 +3,10 @@
 pub mod address_pool;
 pub mod app_state;
 pub mod catalog;
+pub mod network;
 pub mod operation_state;
 pub mod placement;
 pub mod port_pool;
+pub mod role;
+pub mod settings;
 pub mod vmid_pool;

@@ -1,5 +1,7 @@
 //! Use cases: authorise, validate, one transaction, wake the engine. A handler calls one of these and turns the answer into JSON; nothing here knows HTTP.
 
+pub use crate::domain::role::Role;
+
 use serde::Serialize;
 
 /// Who asks.
@@ -15,20 +17,6 @@ pub struct Caller {
     pub remote: Option<String>,
     /// `X-Request-Id`.
     pub request_id: Option<String>,
-}
-
-/// Roles, from the least to the most.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Role {
-    /// Reads own apps.
-    Viewer,
-    /// Own apps.
-    User,
-    /// All apps, no users or settings.
-    Operator,
-    /// Everything.
-    Admin,
 }
 
 /// One field that is wrong.

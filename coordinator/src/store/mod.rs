@@ -10,6 +10,9 @@ pub mod fleet;
 pub mod operations;
 pub mod reservations;
 mod row;
+pub mod sessions;
+pub mod settings;
+pub mod users;
 
 use crate::clock::UnixMs;
 use sqlx::{
