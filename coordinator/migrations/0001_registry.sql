@@ -227,8 +227,8 @@ CREATE TABLE operations (
 );
 CREATE INDEX operations_app ON operations (app_id, created_at DESC);
 CREATE INDEX operations_created ON operations (created_at DESC);
--- One operation at a time per app.
-CREATE UNIQUE INDEX operations_lease ON operations (app_id) WHERE state IN ('queued', 'running', 'waiting', 'undoing');
+-- One operation at a time per app; a deletion may be queued behind it.
+CREATE UNIQUE INDEX operations_lease ON operations (app_id) WHERE state IN ('running', 'waiting', 'undoing');
 
 CREATE TABLE operation_steps (
     operation_id TEXT NOT NULL REFERENCES operations (id) ON DELETE CASCADE,

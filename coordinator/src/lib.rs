@@ -18,6 +18,8 @@ pub mod domain;
 pub mod events;
 pub mod live;
 pub mod nodes;
+pub mod operations;
 pub mod pki;
+pub mod secrets;
 pub mod service;
 pub mod store;

@@ -180,14 +180,14 @@ pub async fn steps(tx: &mut Connection, id: OperationId) -> Result<Vec<StepRow>,
 }
 
 /// Every operation that has not ended, oldest first.
-pub async fn unfinished(tx: &mut Connection) -> Result<Vec<OperationRow>, StoreError> {
+pub async fn unfinished(tx: &mut Connection) -> Result<Vec<OperationId>, StoreError> {
     sqlx::query(
-        "SELECT * FROM operations WHERE state IN ('queued', 'running', 'waiting', 'undoing') ORDER BY created_at, id",
+        "SELECT id FROM operations WHERE state IN ('queued', 'running', 'waiting', 'undoing') ORDER BY created_at, id",
     )
     .fetch_all(tx)
     .await?
     .iter()
-    .map(operation)
+    .map(|row| parse(row, "id"))
     .collect()
 }
 

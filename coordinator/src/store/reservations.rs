@@ -202,3 +202,13 @@ pub async fn refuse(
     .await?;
     Ok(())
 }
+
+/// The address that is reserved for an app, if its host has static ones.
+pub async fn address_of(tx: &mut Connection, app_id: &str) -> Result<Option<Ipv4Addr>, StoreError> {
+    sqlx::query("SELECT address FROM address_reservations WHERE app_id = $1 ORDER BY created_at DESC LIMIT 1")
+        .bind(app_id)
+        .fetch_optional(tx)
+        .await?
+        .map(|row| parse(&row, "address"))
+        .transpose()
+}

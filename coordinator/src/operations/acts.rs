@@ -1,0 +1,134 @@
+//! The acts that several kinds share.
+
+use super::{
+    params::ActionParams,
+    step::{Act, Change, View, unexpected},
+};
+use proximity_protocol::{
+    command::{Outcome, Verb},
+    fault::{Fault, FaultKind},
+};
+
+/// Time for an address to appear, seconds.
+const NETWORK_TIMEOUT_S: u32 = 120;
+/// Time for an app to shut down before it is stopped, seconds.
+const SHUTDOWN_TIMEOUT_S: u32 = 60;
+
+/// Nothing of ours is there, says the node's own ownership record: what was to be taken away is away.
+pub(crate) const GONE: &[FaultKind] = &[FaultKind::ContainerMissing, FaultKind::NotOurs, FaultKind::VmidTaken];
+
+pub(crate) fn start(view: &View<'_>) -> Result<Act, Fault> {
+    let target = view.target()?;
+    let says = format!("Starting container {} on {}", target.vmid, view.node);
+    Act::send(Verb::EnsureStarted(target), says)
+}
+
+pub(crate) fn stop(view: &View<'_>) -> Result<Act, Fault> {
+    stop_within(view, SHUTDOWN_TIMEOUT_S)
+}
+
+pub(crate) fn stop_at_once(view: &View<'_>) -> Result<Act, Fault> {
+    stop_within(view, 0)
+}
+
+fn stop_within(view: &View<'_>, timeout_s: u32) -> Result<Act, Fault> {
+    let Some(target) = view.target_if_any()? else {
+        return Act::nothing(format!("There is no container on {}", view.node));
+    };
+    let says = format!("Stopping container {} on {}", target.vmid, view.node);
+    Act::send(Verb::EnsureStopped { target, timeout_s }, says)
+}
+
+pub(crate) fn network(view: &View<'_>) -> Result<Act, Fault> {
+    let target = view.target()?;
+    let says = match view.reserved_address {
+        Some(address) => format!("Waiting until container {} has its address {address}", target.vmid),
+        None => format!("Waiting until container {} has an address", target.vmid),
+    };
+    Act::send(
+        Verb::AwaitNetwork {
+            target,
+            expect: view.reserved_address,
+            timeout_s: NETWORK_TIMEOUT_S,
+        },
+        says,
+    )
+}
+
+pub(crate) fn network_settled(_: &View<'_>, outcome: &Outcome) -> Result<Vec<Change>, Fault> {
+    match outcome {
+        Outcome::Network { address } => Ok(vec![Change::Address(*address)]),
+        other => Err(unexpected(other)),
+    }
+}
+
+/// Health of an app that has been deployed before.
+pub(crate) fn healthy(view: &View<'_>) -> Result<Act, Fault> {
+    if view.app.adopted {
+        return Act::nothing("An adopted container has no health check of ours");
+    }
+    let params: ActionParams = view.params()?;
+    healthy_within(view, params.health_timeout_s)
+}
+
+pub(crate) fn healthy_within(view: &View<'_>, timeout_s: u32) -> Result<Act, Fault> {
+    let says = format!("Waiting until {} is healthy (at most {timeout_s} s)", view.app.name);
+    Act::send(
+        Verb::AwaitHealthy {
+            target: view.target()?,
+            timeout_s,
+        },
+        says,
+    )
+}
+
+pub(crate) fn publish(view: &View<'_>) -> Result<Act, Fault> {
+    let target = view.target()?;
+    let (Some(public_port), Some(address)) = (view.app.public_port, view.app.ip_address) else {
+        return Err(Fault::new(
+            FaultKind::ContainerMissing,
+            format!(
+                "{} has no port or no address to publish; delete it and create it again",
+                view.app.hostname
+            ),
+        ));
+    };
+    let port = view.app.internal_port;
+    let says = format!("Publishing port {public_port} of {} to {address}:{port}", view.node);
+    Act::send(
+        Verb::EnsurePublished {
+            target,
+            public_port,
+            address,
+            port,
+        },
+        says,
+    )
+}
+
+pub(crate) fn published(_: &View<'_>, outcome: &Outcome) -> Result<Vec<Change>, Fault> {
+    match outcome {
+        Outcome::Published { address } => Ok(vec![Change::Published(Some(*address))]),
+        other => Err(unexpected(other)),
+    }
+}
+
+pub(crate) fn unpublish(view: &View<'_>) -> Result<Act, Fault> {
+    let (Some(target), Some(public_port)) = (view.target_if_any()?, view.app.public_port) else {
+        return Act::nothing(format!("No port is published on {}", view.node));
+    };
+    let says = format!("Closing port {public_port} of {}", view.node);
+    Act::send(Verb::EnsureUnpublished { target, public_port }, says)
+}
+
+pub(crate) fn unpublished(_: &View<'_>, _: &Outcome) -> Result<Vec<Change>, Fault> {
+    Ok(vec![Change::Published(None)])
+}
+
+pub(crate) fn destroy(view: &View<'_>) -> Result<Act, Fault> {
+    let Some(target) = view.target_if_any()? else {
+        return Act::nothing(format!("There is no container on {}", view.node));
+    };
+    let says = format!("Removing container {} from {}", target.vmid, view.node);
+    Act::send(Verb::EnsureDestroyed(target), says)
+}

@@ -1,0 +1,229 @@
+//! The engine: one task for each operation that has not ended. It holds nothing that the registry does not hold; stopping it is dropping it.
+
+use super::{
+    drive::{Drive, Pause},
+    retry::EngineSettings,
+};
+use crate::{
+    clock::SharedClock,
+    events::Bus,
+    nodes::{NodeChange, SharedCommands, inventories::Inventories},
+    secrets::Sealer,
+    store::{Store, StoreError, operations},
+};
+use proximity_protocol::ids::{Epoch, NodeId, OperationId};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+use tokio::{
+    sync::{Notify, OwnedSemaphorePermit, Semaphore, broadcast, watch},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+
+/// Pause after the registry could not be read or written.
+const AFTER_STORE_ERROR: Duration = Duration::from_secs(5);
+
+/// What the engine works with.
+#[derive(Clone)]
+pub struct EngineDeps {
+    /// The registry.
+    pub store: Store,
+    /// The nodes.
+    pub commands: SharedCommands,
+    /// What is in use on nodes.
+    pub inventories: Inventories,
+    /// Time.
+    pub clock: SharedClock,
+    /// Whom to tell.
+    pub bus: Bus,
+    /// This run.
+    pub epoch: Epoch,
+    /// How patient it is.
+    pub settings: EngineSettings,
+    /// Opens the apps' secrets.
+    pub secrets: Arc<Sealer>,
+}
+
+type Locks = Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>;
+
+struct Inner {
+    deps: EngineDeps,
+    wake: Notify,
+    /// Counts ended operations: one that is queued behind another of its app looks again.
+    ended: watch::Sender<u64>,
+    active: Mutex<HashMap<OperationId, Arc<Notify>>>,
+    queues: Mutex<HashMap<NodeId, Arc<Semaphore>>>,
+    exclusive: Locks,
+}
+
+/// A handle; clones share the engine.
+#[derive(Clone)]
+pub struct Engine(Arc<Inner>);
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Engine {
+    /// An engine that does nothing until it runs.
+    pub fn new(deps: EngineDeps) -> Self {
+        Self(Arc::new(Inner {
+            deps,
+            wake: Notify::new(),
+            ended: watch::Sender::new(0),
+            active: Mutex::default(),
+            queues: Mutex::default(),
+            exclusive: Mutex::default(),
+        }))
+    }
+
+    /// Something was queued.
+    pub fn wake(&self) {
+        self.0.wake.notify_one();
+    }
+
+    /// An operation is to look at its row again (it was asked to stop).
+    pub fn kick(&self, id: OperationId) {
+        if let Some(notify) = lock(&self.0.active).get(&id) {
+            notify.notify_one();
+        }
+    }
+
+    pub(super) fn deps(&self) -> &EngineDeps {
+        &self.0.deps
+    }
+
+    /// Carries out operations until `shutdown`: first those that an earlier run left, then what comes. On shutdown it parks: what is under way on nodes goes
+    /// on there, and the next run asks for the results.
+    pub async fn run(&self, shutdown: CancellationToken) {
+        let mut tasks: JoinSet<OperationId> = JoinSet::new();
+        let mut names: HashMap<tokio::task::Id, OperationId> = HashMap::new();
+        loop {
+            match self.unfinished().await {
+                Ok(ids) => {
+                    for id in ids {
+                        if let Some(notify) = self.claim(id) {
+                            let handle = tasks.spawn(self.clone().drive(id, notify));
+                            names.insert(handle.id(), id);
+                        }
+                    }
+                }
+                Err(error) => {
+                    tracing::error!(%error, "the registry cannot be read; operations wait");
+                    tokio::select! {
+                        () = shutdown.cancelled() => break,
+                        () = self.0.deps.clock.wait(AFTER_STORE_ERROR) => continue,
+                    }
+                }
+            }
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                () = self.0.wake.notified() => {}
+                Some(ended) = tasks.join_next_with_id(), if !tasks.is_empty() => {
+                    let task = match &ended {
+                        Ok((task, _)) => *task,
+                        Err(error) => {
+                            tracing::error!(%error, "an operation's task broke; it goes on when the coordinator starts again");
+                            error.id()
+                        }
+                    };
+                    // A broken one stays claimed: begun again at once it would break again.
+                    if let (Some(id), Ok(_)) = (names.remove(&task), &ended) {
+                        lock(&self.0.active).remove(&id);
+                    }
+                }
+            }
+        }
+        tasks.shutdown().await;
+        lock(&self.0.active).clear();
+    }
+
+    async fn unfinished(&self) -> Result<Vec<OperationId>, StoreError> {
+        operations::unfinished(&mut *self.0.deps.store.read().await?).await
+    }
+
+    fn claim(&self, id: OperationId) -> Option<Arc<Notify>> {
+        let mut active = lock(&self.0.active);
+        if active.contains_key(&id) {
+            return None;
+        }
+        let notify = Arc::new(Notify::new());
+        active.insert(id, notify.clone());
+        Some(notify)
+    }
+
+    /// Waits for a place in the node's queue; they are given in the order asked.
+    async fn place(&self, node: Option<NodeId>) -> Option<OwnedSemaphorePermit> {
+        let queue = lock(&self.0.queues)
+            .entry(node?)
+            .or_insert_with(|| Arc::new(Semaphore::new(self.0.deps.settings.per_node.max(1))))
+            .clone();
+        // The semaphore is never closed.
+        queue.acquire_owned().await.ok()
+    }
+
+    /// The lock of that name.
+    pub(super) fn exclusive(&self, name: &str) -> Arc<tokio::sync::Mutex<()>> {
+        lock(&self.0.exclusive).entry(name.to_owned()).or_default().clone()
+    }
+
+    /// One operation, to its end.
+    async fn drive(self, id: OperationId, kicked: Arc<Notify>) -> OperationId {
+        let mut drive = Drive::new(&self, id);
+        loop {
+            // Listen before looking, so that nothing that happens in between is missed.
+            let mut ended = self.0.ended.subscribe();
+            let mut changes = self.0.deps.commands.changes();
+            let pause = match drive.node().await {
+                Ok(node) => {
+                    let _place = self.place(node).await;
+                    drive.advance().await
+                }
+                Err(error) => Err(error),
+            };
+            match pause {
+                Ok(Pause::Ended) => {
+                    self.0.ended.send_modify(|n| *n += 1);
+                    return id;
+                }
+                Ok(Pause::Behind) => {
+                    // The sender lives as long as this engine.
+                    let _ = ended.changed().await;
+                }
+                Ok(Pause::Until(at)) => {
+                    let left = at.saturating_sub(self.0.deps.clock.now_ms());
+                    let wait = self
+                        .0
+                        .deps
+                        .clock
+                        .wait(Duration::from_millis(u64::try_from(left).unwrap_or(0)));
+                    tokio::select! {
+                        () = wait => {}
+                        () = kicked.notified() => {}
+                    }
+                }
+                Ok(Pause::Offline(node)) => tokio::select! {
+                    () = self.online(node, &mut changes) => {}
+                    () = kicked.notified() => {}
+                },
+                Err(error) => {
+                    tracing::error!(operation_id = %id, %error, "the registry cannot be read or written; the operation waits");
+                    self.0.deps.clock.wait(AFTER_STORE_ERROR).await;
+                }
+            }
+        }
+    }
+
+    async fn online(&self, node: NodeId, changes: &mut broadcast::Receiver<NodeChange>) {
+        while !self.0.deps.commands.is_online(node) {
+            match changes.recv().await {
+                Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
+                // The link is being taken down; so is this engine.
+                Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
+            }
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! Long work: operations, which are sagas of steps over idempotent `ensure_…` verbs.
+//!
+//! How one flows through: a service inserts the app, its reservations, the operation and its steps in one transaction ([`submit`]) and wakes the [`Engine`].
+//! The engine runs one task per operation. The task looks at the rows, decides what comes next ([`recovery`], pure), asks the step what to send (pure), writes
+//! that the step is running, sends, and writes the outcome together with what it changes. Nothing is held in memory that the rows do not say, so a crash
+//! anywhere costs nothing: a command whose answer was not recorded is sent again with the same key, and the agent answers with what it has recorded.
+//!
+//! What a fault leads to is decided in [`retry`]: waiting (somebody else's lock; no try is spent), trying again, choosing another VMID, port or address,
+//! taking back, or giving up with the operator's action named.
+//!
+//! What this room does not do: it decides nothing about who may do what (services do), and it never concludes from silence that something is gone.
+
+pub mod delete;
+pub mod deploy;
+pub mod engine;
+pub mod params;
+pub mod record;
+pub mod recovery;
+pub mod reserve;
+pub mod restart;
+pub mod retry;
+pub mod start;
+pub mod step;
+pub mod stop;
+pub mod submit;
+pub mod surroundings;
+
+mod acts;
+mod drive;
+#[cfg(test)]
+mod tests;
+
+pub use engine::{Engine, EngineDeps};
+pub use retry::EngineSettings;
+
+/// Every kind of operation. Append only: names stand in the registry.
+pub static KINDS: &[&step::Kind] = &[
+    &deploy::DEPLOY,
+    &start::START,
+    &stop::STOP,
+    &restart::RESTART,
+    &delete::DELETE,
+];
+
+/// The kind of that name.
+pub fn kind(name: &str) -> Option<&'static step::Kind> {
+    KINDS.iter().copied().find(|kind| kind.name == name)
+}

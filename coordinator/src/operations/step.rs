@@ -1,0 +1,210 @@
+//! What a kind of operation is made of: a table of steps. Steps decide, purely, what to send and what a result changes; the engine carries both out.
+
+use super::params::Data;
+use crate::{
+    domain::app_state::Status,
+    store::{apps::AppRow, operations::OperationRow, reservations::Choice},
+};
+use proximity_protocol::{
+    command::{Outcome, Target, Verb},
+    fault::{Fault, FaultKind},
+    ids::{EnvName, MacAddress, Vmid, VolumeId},
+    secret::SecretText,
+};
+use std::net::Ipv4Addr;
+
+/// A kind of operation. Its steps are taken in order; when one fails for good, those that were ever begun are taken back in reverse.
+pub struct Kind {
+    /// One word, as stored and shown.
+    pub name: &'static str,
+    /// The steps in order.
+    pub steps: &'static [Step],
+    /// It is never taken back: it is tried again until it ends, or is stuck.
+    pub forward_only: bool,
+    /// What the registry says when it has ended as asked.
+    pub done: fn(&View<'_>) -> Vec<Change>,
+    /// What the registry says when it was taken back; the text says why.
+    pub undone: fn(&View<'_>, &str) -> Vec<Change>,
+    /// What an operator does when the engine gave up.
+    pub advice: fn(&View<'_>) -> String,
+}
+
+/// One step: a command to a node, what its result changes, and how it is taken back.
+pub struct Step {
+    /// Name on the wire, in logs and in the registry.
+    pub name: &'static str,
+    /// In words.
+    pub title: &'static str,
+    /// What to send.
+    pub act: fn(&View<'_>) -> Result<Act, Fault>,
+    /// What success changes in the registry.
+    pub settle: fn(&View<'_>, &Outcome) -> Result<Vec<Change>, Fault>,
+    /// Faults that mean that there is nothing left to do.
+    pub already: &'static [FaultKind],
+    /// Faults after which another VMID, port or address is reserved, confirmed, and this step begun anew.
+    pub chooses: &'static [FaultKind],
+    /// Whether the recipe's environment has to be opened for it.
+    pub secrets: bool,
+    /// How it is taken back; `None`: there is nothing to take back, or an earlier step's undo does.
+    pub undo: Option<Undo>,
+}
+
+impl Step {
+    /// A step that changes nothing in the registry, has no undo, and needs no secrets.
+    pub(crate) const fn plain(
+        name: &'static str,
+        title: &'static str,
+        act: fn(&View<'_>) -> Result<Act, Fault>,
+    ) -> Self {
+        Self {
+            name,
+            title,
+            act,
+            settle: |_, _| Ok(Vec::new()),
+            already: &[],
+            chooses: &[],
+            secrets: false,
+            undo: None,
+        }
+    }
+}
+
+/// Takes a step back.
+pub struct Undo {
+    /// What to send.
+    pub act: fn(&View<'_>) -> Result<Act, Fault>,
+    /// What that changes in the registry.
+    pub changes: fn(&Outcome) -> Vec<Change>,
+    /// Faults that mean that nothing is left.
+    pub gone: &'static [FaultKind],
+}
+
+/// What a step wants done.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Act {
+    /// This command.
+    Send {
+        /// The verb.
+        verb: Box<Verb>,
+        /// In words, for the app's log.
+        says: String,
+        /// Only one at a time of the same name (e.g. one download of a template to a storage).
+        exclusive: Option<String>,
+    },
+    /// Nothing.
+    Nothing {
+        /// Why not.
+        because: String,
+    },
+}
+
+impl Act {
+    pub(crate) fn send(verb: Verb, says: impl Into<String>) -> Result<Act, Fault> {
+        Ok(Act::Send {
+            verb: Box::new(verb),
+            says: says.into(),
+            exclusive: None,
+        })
+    }
+    pub(crate) fn nothing(because: impl Into<String>) -> Result<Act, Fault> {
+        Ok(Act::Nothing {
+            because: because.into(),
+        })
+    }
+}
+
+/// What a step changes in the registry, in the transaction that records its end.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Change {
+    /// The app's status; an app that is waiting to be deleted keeps `removing`.
+    Status(Status),
+    /// Why it is in that status.
+    Reason(Option<String>),
+    /// The container exists under its VMID.
+    Created(Option<MacAddress>),
+    /// The container is gone.
+    Destroyed,
+    /// The app's address.
+    Address(Ipv4Addr),
+    /// Where the public port answers, or that it does not.
+    Published(Option<Ipv4Addr>),
+    /// The template for later steps.
+    Template(VolumeId),
+    /// A node refused what was reserved: reserve another.
+    ChooseAgain(Choice),
+    /// Nothing of the app is left on any node: its reservations are free.
+    FreeReservations,
+    /// The app's row, secrets and log go.
+    RemoveApp,
+}
+
+/// What a step may look at.
+pub struct View<'a> {
+    /// The operation.
+    pub operation: &'a OperationRow,
+    /// Its app.
+    pub app: &'a AppRow,
+    /// The node's name.
+    pub node: &'a str,
+    /// What earlier steps left.
+    pub data: &'a Data,
+    /// The reserved static address, if its host has such.
+    pub reserved_address: Option<Ipv4Addr>,
+    /// Whether the container has been made already in this operation.
+    pub created: bool,
+    /// The recipe's environment, secrets included; empty unless the step asks for it.
+    pub env: &'a [(EnvName, SecretText)],
+}
+
+impl View<'_> {
+    /// What was asked, as this kind wants it.
+    pub(crate) fn params<T: serde::de::DeserializeOwned>(&self) -> Result<T, Fault> {
+        serde_json::from_value(self.operation.params.clone()).map_err(|e| {
+            internal(format!(
+                "the registry holds parameters that this version cannot read: {e}"
+            ))
+        })
+    }
+
+    /// The app's VMID, if it has one.
+    pub(crate) fn vmid(&self) -> Result<Option<Vmid>, Fault> {
+        self.app
+            .vmid
+            .map(|n| Vmid::new(n).map_err(|e| internal(format!("the registry holds a bad VMID: {e}"))))
+            .transpose()
+    }
+
+    /// The app's container, if it has one.
+    pub(crate) fn target_if_any(&self) -> Result<Option<Target>, Fault> {
+        Ok(self.vmid()?.map(|vmid| Target {
+            vmid,
+            owner: self.app.owner(),
+        }))
+    }
+
+    /// The app's container.
+    pub(crate) fn target(&self) -> Result<Target, Fault> {
+        self.target_if_any()?.ok_or_else(|| {
+            Fault::new(
+                FaultKind::ContainerMissing,
+                format!(
+                    "{} has no container on {}; delete the app and create it again",
+                    self.app.hostname, self.node
+                ),
+            )
+        })
+    }
+}
+
+/// A fault of the coordinator's own.
+pub(crate) fn internal(message: impl Into<String>) -> Fault {
+    Fault::new(FaultKind::Internal, message)
+}
+
+/// The agent answered a verb with another verb's outcome.
+pub(crate) fn unexpected(outcome: &Outcome) -> Fault {
+    Fault::new(
+        FaultKind::Malformed,
+        format!("the agent's answer does not belong to the command ({outcome:?}); update the agent"),
+    )
+}

@@ -1,0 +1,58 @@
+//! Puts an operation into the registry, in the transaction that accepts it.
+
+use super::step::Kind;
+use crate::{
+    clock::UnixMs,
+    domain::operation_state::OperationState,
+    store::{
+        Connection, StoreError,
+        apps::AppRow,
+        operations::{self, OperationRow},
+    },
+};
+use proximity_protocol::ids::OperationId;
+use serde_json::{Value, json};
+
+/// Who asked.
+#[derive(Debug, Clone)]
+pub struct Requester {
+    /// The user's name, or `coordinator`.
+    pub name: String,
+    /// `X-Request-Id`.
+    pub request_id: Option<String>,
+}
+
+/// Queues an operation on an app; wake the engine after the commit.
+pub async fn queue(
+    tx: &mut Connection,
+    now: UnixMs,
+    kind: &Kind,
+    app: &AppRow,
+    params: Value,
+    requester: &Requester,
+) -> Result<OperationId, StoreError> {
+    let row = OperationRow {
+        id: OperationId(uuid::Uuid::now_v7()),
+        kind: kind.name.to_owned(),
+        app_id: app.id.to_string(),
+        hostname: app.hostname.clone(),
+        node_id: Some(app.node_id),
+        owner_id: app.owner_id,
+        state: OperationState::Queued,
+        reason: None,
+        action: None,
+        error: None,
+        params,
+        data: json!({}),
+        requested_by: requester.name.clone(),
+        request_id: requester.request_id.clone(),
+        cancel_requested: false,
+        created_at: now,
+        started_at: None,
+        updated_at: now,
+        finished_at: None,
+    };
+    let steps: Vec<(&str, &str)> = kind.steps.iter().map(|s| (s.name, s.title)).collect();
+    operations::insert(tx, &row, &steps).await?;
+    Ok(row.id)
+}
