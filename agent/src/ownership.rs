@@ -1,1 +1,152 @@
-//! Root-only records of what is ours.
+//! What is ours: one root-only record per container, `/etc/pve/priv/proximity/<vmid>`, written before the container is made and removed after it is
+//! destroyed. It lies in the cluster file system, so it follows the container to other nodes. A tag is decoration and proves nothing.
+//!
+//! A record alone is not enough: an operator may have destroyed our container by hand and made another one of the same number. So a record also keeps
+//! the root volume and the Ethernet address as Proxmox chose them, and [`OwnershipRecord::is_of`] wants two of these three to hold: root volume,
+//! address, tag.
+
+use crate::{
+    host::{NodeContext, files},
+    pve::{argv::TAG, conf::Conf},
+};
+use proximity_protocol::{
+    fault::{Fault, FaultKind},
+    ids::{OperationId, Owner, Vmid},
+};
+use serde::{Deserialize, Serialize};
+use std::{fs, io, path::PathBuf};
+
+/// One record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct OwnershipRecord {
+    /// Of this format; 1.
+    pub(crate) version: u32,
+    #[serde(flatten)]
+    pub(crate) owner: Owner,
+    /// The operation that made the container.
+    pub(crate) operation: OperationId,
+    /// Seconds since 1970 when the making began: a `vzcreate` task that is older is not of ours.
+    pub(crate) began_unix_s: i64,
+    /// After it was made.
+    pub(crate) root_volume: Option<String>,
+    /// After it was made.
+    pub(crate) mac: Option<String>,
+}
+
+impl OwnershipRecord {
+    /// Before the container is made.
+    pub(crate) fn begin(owner: Owner, operation: OperationId, began_unix_s: i64) -> Self {
+        Self { version: 1, owner, operation, began_unix_s, root_volume: None, mac: None }
+    }
+
+    /// Whether this configuration is of the container that the record was written for.
+    pub(crate) fn is_of(&self, conf: &Conf) -> bool {
+        let volume = self.root_volume.is_none() || self.root_volume.as_deref() == conf.root_volume();
+        let mac = self.mac.is_none() || self.mac.as_deref() == conf.mac();
+        [volume, mac, conf.has_tag(TAG)].into_iter().filter(|holds| *holds).count() >= 2
+    }
+}
+
+fn folder(node: &NodeContext) -> PathBuf {
+    node.etc_pve("priv/proximity")
+}
+
+fn failed(act: &str, vmid: Vmid, error: &io::Error) -> Fault {
+    let kind = match error.raw_os_error() {
+        // pmxcfs refuses every write without quorum, with EACCES.
+        Some(nix::libc::EACCES) if act != "read" => FaultKind::NotQuorate,
+        _ => FaultKind::Internal,
+    };
+    Fault::new(kind, format!("cannot {act} the ownership record of container {vmid} in /etc/pve/priv/proximity: {error}"))
+}
+
+/// The record of a container.
+pub(crate) fn read(node: &NodeContext, vmid: Vmid) -> Result<Option<OwnershipRecord>, Fault> {
+    let text = files::read_if_there(&folder(node).join(vmid.to_string())).map_err(|error| failed("read", vmid, &error))?;
+    let Some(text) = text else { return Ok(None) };
+    let record: OwnershipRecord =
+        serde_json::from_str(&text).map_err(|error| failed("read", vmid, &io::Error::new(io::ErrorKind::InvalidData, error)))?;
+    Ok(Some(record))
+}
+
+/// Writes it whole.
+pub(crate) fn write(node: &NodeContext, vmid: Vmid, record: &OwnershipRecord) -> Result<(), Fault> {
+    let folder = folder(node);
+    let written = (|| {
+        files::private_dir(&folder)?;
+        files::write_private(&folder.join(vmid.to_string()), &serde_json::to_vec(record)?)
+    })();
+    written.map_err(|error| failed("write", vmid, &error))
+}
+
+/// Removes it; none is fine.
+pub(crate) fn remove(node: &NodeContext, vmid: Vmid) -> Result<(), Fault> {
+    files::remove_if_there(&folder(node).join(vmid.to_string())).map_err(|error| failed("remove", vmid, &error))
+}
+
+/// All numbers that have a record. A missing folder means none.
+pub(crate) fn recorded(node: &NodeContext) -> io::Result<Vec<Vmid>> {
+    let entries = match fs::read_dir(folder(node)) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut vmids = Vec::new();
+    for entry in entries {
+        vmids.extend(entry?.file_name().to_string_lossy().parse::<Vmid>().ok());
+    }
+    Ok(vmids)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use proximity_protocol::ids::Generation;
+    use std::os::unix::fs::PermissionsExt;
+    use uuid::Uuid;
+
+    fn record() -> OwnershipRecord {
+        let owner = Owner { app: "nginx-a1b2c3d4".parse().unwrap(), generation: Generation(1) };
+        OwnershipRecord { root_volume: Some("local:100/vm-100-disk-0.raw".into()), mac: Some("BC:24:11:85:80:3C".into()), ..OwnershipRecord::begin(owner, OperationId(Uuid::from_u128(1)), 5) }
+    }
+
+    fn conf(volume: &str, mac: &str, tag: &str) -> Conf {
+        Conf::parse(&format!("rootfs: {volume},size=1G\nnet0: name=eth0,hwaddr={mac}\ntags: {tag}\n"))
+    }
+
+    #[test]
+    fn a_record_is_private_and_comes_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let node = crate::facts::testing::node(dir.path());
+        let vmid = Vmid::new(100).unwrap();
+        assert_eq!(read(&node, vmid).unwrap(), None);
+        write(&node, vmid, &record()).unwrap();
+        assert_eq!(read(&node, vmid).unwrap(), Some(record()));
+        let mode = |path: &str| fs::metadata(dir.path().join(path)).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode("etc/pve/priv/proximity"), mode("etc/pve/priv/proximity/100")), (0o700, 0o600));
+        assert_eq!(recorded(&node).unwrap(), [vmid]);
+        remove(&node, vmid).unwrap();
+        remove(&node, vmid).unwrap();
+        assert_eq!(read(&node, vmid).unwrap(), None);
+    }
+
+    #[test]
+    fn a_broken_record_is_a_fault_and_not_nobody() {
+        let dir = tempfile::tempdir().unwrap();
+        let node = crate::facts::testing::node(dir.path());
+        files::private_dir(&folder(&node)).unwrap();
+        fs::write(folder(&node).join("100"), "{").unwrap();
+        assert_eq!(read(&node, Vmid::new(100).unwrap()).unwrap_err().kind, FaultKind::Internal);
+    }
+
+    #[test]
+    fn two_of_three_marks_make_it_the_same_container() {
+        let (volume, mac) = ("local:100/vm-100-disk-0.raw", "BC:24:11:85:80:3C");
+        assert!(record().is_of(&conf(volume, mac, "proximity")));
+        assert!(record().is_of(&conf("other:100/x", mac, "proximity")), "the disk was moved");
+        assert!(record().is_of(&conf(volume, "BC:24:11:00:00:00", "proximity;x")), "the address was changed");
+        assert!(record().is_of(&conf(volume, mac, "")), "the tag was removed");
+        assert!(!record().is_of(&conf(volume, "BC:24:11:00:00:00", "")), "made anew by somebody else with the same number");
+    }
+}

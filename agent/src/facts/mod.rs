@@ -1,39 +1,26 @@
-//! Facts and figures of the node, read without forking. One probe per file.
+//! Facts and figures of the node, read without forking; one probe per file. "Could not be read" is always told apart from "is not there".
+//!
+//! [`NodeContext::facts`] says what the node is, [`NodeContext::inventory`] what is on it, and a [`Sampler`] how busy it is. Nothing here changes
+//! anything, and nothing looks through all processes.
 
-use crate::host::NodeContext;
-use proximity_protocol::{
-    fault::{Fault, FaultKind},
-    metrics::Sample,
-    observed::{Inventory, NodeFacts},
-};
+pub(crate) mod addresses;
+mod bridges;
+pub(crate) mod cgroup;
+pub(crate) mod cluster;
+mod fingerprint;
+mod inventory;
+mod node_facts;
+mod node_figures;
+pub(crate) mod processes;
+pub(crate) mod running;
+mod sampler;
+pub(crate) mod storages;
+#[cfg(test)]
+pub(crate) mod testing;
+mod traffic;
+mod usage;
 
-/// Takes live figures. Holds what the last sample needs for the next.
-#[derive(Debug)]
-pub struct Sampler {
-    node: NodeContext,
-}
+pub use sampler::Sampler;
+pub(crate) use usage::StorageUsage;
 
-impl Sampler {
-    /// The figures now. Cheap enough for once a second.
-    pub fn sample(&mut self) -> Sample {
-        let _ = &self.node;
-        Sample::default()
-    }
-}
-
-impl NodeContext {
-    /// What the node is.
-    pub async fn facts(&self) -> Result<NodeFacts, Fault> {
-        Err(Fault::new(FaultKind::Internal, "the node's facts are not read yet"))
-    }
-
-    /// What is on the node. What could not be read is named in it.
-    pub async fn inventory(&self) -> Inventory {
-        Inventory { quorate: false, unreadable: vec!["everything".into()], containers: vec![], elsewhere: vec![], published: vec![] }
-    }
-
-    /// A sampler of live figures.
-    pub fn sampler(&self) -> Sampler {
-        Sampler { node: self.clone() }
-    }
-}
+pub(crate) use crate::host::NodeContext;

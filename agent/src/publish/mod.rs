@@ -1,17 +1,170 @@
-//! Published ports: the nftables table `proximity`, the one desired state that an agent holds by itself.
+//! Published ports: the nftables table `inet proximity`, the one desired state that an agent holds by itself.
+//!
+//! What is wanted lies in `<state>/published.json` (synced, renamed) and is written before the table is. The table is always replaced as a whole, in one
+//! transaction of `nft`. It is set again at start, before the link, and whenever a look at it shows something else than what was set: other tools flush
+//! the whole ruleset.
+//!
+//! What a packet filter drops (the Proxmox firewall) is not ours to open; publishing verifies that the port answers and says so if it does not.
+
+mod apply;
+mod desired;
+mod listening;
+mod ruleset;
+
+pub(crate) use apply::LastSeen;
+pub(crate) use desired::{PublishedPort, WayBack};
 
 use crate::host::NodeContext;
-use proximity_protocol::fault::{Fault, FaultKind};
-use tokio::sync::mpsc;
+use proximity_protocol::{
+    fault::{Fault, FaultKind},
+    ids::{Owner, Vmid},
+    observed::PublishedObserved,
+};
+use std::time::Duration;
+use tokio::{
+    net::TcpStream,
+    sync::mpsc,
+    time::{Instant, MissedTickBehavior, interval, sleep, timeout},
+};
+
+/// How often the table is looked at.
+const WATCH: Duration = Duration::from_secs(10);
+/// How long a new port may take to answer.
+const ANSWER: Duration = Duration::from_secs(20);
+/// Between two tries to connect.
+const RETRY: Duration = Duration::from_millis(250);
 
 /// Sets the table from the stored ports, at start and before the link. Answers how many ports are published.
 pub async fn restore(node: &NodeContext) -> Result<u32, Fault> {
-    let _ = node;
-    Err(Fault::new(FaultKind::Internal, "publishing is not built yet"))
+    let mut last = node.lock_publishing().await;
+    let wanted = desired::load(node)?;
+    if wanted.is_empty() {
+        return Ok(0);
+    }
+    apply::apply(node, &wanted, &mut last).await?;
+    Ok(u32::try_from(wanted.len()).unwrap_or(u32::MAX))
 }
 
 /// Looks every 10 s whether the table still stands and sets it again if not; sends how many entries were set again. Ends when `tx` is closed.
 pub async fn watch(node: NodeContext, tx: mpsc::Sender<u32>) {
-    let _ = node;
-    tx.closed().await;
+    let mut ticks = interval(WATCH);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = tx.closed() => return,
+            _ = ticks.tick() => {}
+        }
+        match repair(&node).await {
+            Ok(0) => {}
+            Ok(count) => {
+                tracing::warn!(count, "published ports had been removed by another tool and were set again");
+                if tx.send(count).await.is_err() {
+                    return;
+                }
+            }
+            Err(fault) => tracing::warn!(%fault, "published ports could not be checked; tried again in 10 s"),
+        }
+    }
+}
+
+async fn repair(node: &NodeContext) -> Result<u32, Fault> {
+    let mut last = node.lock_publishing().await;
+    let wanted = desired::load(node)?;
+    if wanted.is_empty() || apply::stands(node, &last).await? {
+        return Ok(0);
+    }
+    apply::apply(node, &wanted, &mut last).await?;
+    Ok(u32::try_from(wanted.len()).unwrap_or(u32::MAX))
+}
+
+/// Ports that lead to our containers, as they are wanted and watched.
+pub(crate) fn observed(node: &NodeContext) -> Result<Vec<PublishedObserved>, Fault> {
+    let observed = |port: PublishedPort| PublishedObserved {
+        public_port: port.public_port,
+        owner: port.owner,
+        vmid: port.vmid,
+        address: port.address,
+        port: port.port,
+    };
+    Ok(desired::load(node)?.into_iter().map(observed).collect())
+}
+
+/// Whether the port can be published for this owner: nobody else publishes it or listens there.
+pub(crate) async fn check_free(node: &NodeContext, public_port: u16, owner: &Owner) -> Result<(), Fault> {
+    let _alone = node.lock_publishing().await;
+    check_free_locked(node, &desired::load(node)?, public_port, owner).await
+}
+
+async fn check_free_locked(node: &NodeContext, wanted: &[PublishedPort], public_port: u16, owner: &Owner) -> Result<(), Fault> {
+    let taken = |by: String| Err(Fault::new(FaultKind::PortTaken, format!("port {public_port} of the node is taken by {by}")));
+    match wanted.iter().find(|port| port.public_port == public_port) {
+        // It is ours: who listens there now may well be the container's own port.
+        Some(port) if port.owner == *owner => return Ok(()),
+        Some(port) => return taken(format!("app {}", port.owner.app)),
+        None => {}
+    }
+    if listening::is_taken(node, public_port)? {
+        return taken("a program that listens there".into());
+    }
+    if let Some(table) = apply::other_table_with(node, public_port).await? {
+        return taken(format!("the nftables table {table:?}"));
+    }
+    Ok(())
+}
+
+/// The port leads to the container. Repeating it changes nothing.
+pub(crate) async fn publish(node: &NodeContext, port: PublishedPort) -> Result<(), Fault> {
+    {
+        let mut last = node.lock_publishing().await;
+        let mut wanted = desired::load(node)?;
+        check_free_locked(node, &wanted, port.public_port, &port.owner).await?;
+        if !wanted.contains(&port) {
+            wanted.retain(|other| other.public_port != port.public_port);
+            wanted.push(port.clone());
+            desired::store(node, &wanted)?;
+        }
+        apply::forward_packets(node)?;
+        apply::apply(node, &wanted, &mut last).await?;
+    }
+    answers(node, &port).await
+}
+
+async fn answers(node: &NodeContext, port: &PublishedPort) -> Result<(), Fault> {
+    let limit = Instant::now() + ANSWER;
+    loop {
+        let tried = timeout(Duration::from_secs(5), TcpStream::connect((node.address(), port.public_port))).await;
+        let why = match tried {
+            Ok(Ok(_)) => return Ok(()),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "no answer".to_owned(),
+        };
+        if Instant::now() >= limit {
+            return Err(Fault::new(
+                FaultKind::Unhealthy,
+                format!(
+                    "{}:{} does not answer ({why}) although it leads to {}:{}: is the app listening there, and does the Proxmox firewall let it through?",
+                    node.address(),
+                    port.public_port,
+                    port.address,
+                    port.port
+                ),
+            ));
+        }
+        sleep(RETRY).await;
+    }
+}
+
+/// The owner's ports of this container, or just one of them, lead nowhere any more.
+pub(crate) async fn unpublish(node: &NodeContext, vmid: Vmid, owner: &Owner, public_port: Option<u16>) -> Result<(), Fault> {
+    let mut last = node.lock_publishing().await;
+    let mut wanted = desired::load(node)?;
+    let before = wanted.len();
+    wanted.retain(|port| port.vmid != vmid || port.owner != *owner || public_port.is_some_and(|number| number != port.public_port));
+    if wanted.len() < before {
+        desired::store(node, &wanted)?;
+    } else if wanted.is_empty() {
+        // Nothing is published and nothing was: the table need not exist.
+        return Ok(());
+    }
+    apply::apply(node, &wanted, &mut last).await
 }

@@ -1,0 +1,195 @@
+//! Running a tool that outlives the agent, or attaching to one that runs or ran already.
+
+use super::{
+    NodeContext, files, start,
+    tool_dir::{Phase, Request, Status, ToolDir},
+};
+use nix::sys::signal::{Signal, kill};
+use proximity_protocol::ids::{OperationId, StepKey, Vmid};
+use std::{fs, io, path::PathBuf, time::Duration};
+use tokio::time::{Instant, sleep};
+
+/// How often a waiting agent looks for the end. A look is one `stat(2)`.
+const LOOK: Duration = Duration::from_millis(50);
+/// How often it looks whether the processes live, and for new output.
+const CHECK: Duration = Duration::from_millis(1000);
+/// How long a shim may take to claim its folder.
+const CLAIM: Duration = Duration::from_secs(60);
+/// How much output is read back.
+const OUTPUT_MAX: u64 = 64 * 1024;
+
+/// The name of one run: its folder, its systemd unit, and the fence against a second one.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ToolId<'a> {
+    pub(crate) operation: OperationId,
+    pub(crate) step: &'a StepKey,
+    /// Which tool of the step: a step may call several.
+    pub(crate) name: &'a str,
+}
+
+impl ToolId<'_> {
+    /// `proximity-op-<operation>-<step>-<attempt>-<tool>`.
+    pub(crate) fn unit(&self) -> String {
+        format!("proximity-op-{}-{}-{}", self.operation, self.step, self.name)
+    }
+}
+
+/// What to run and how long.
+#[derive(Debug, Clone)]
+pub(crate) struct ToolCall {
+    pub(crate) program: PathBuf,
+    pub(crate) arguments: Vec<String>,
+    pub(crate) vmid: Option<Vmid>,
+    /// From the moment it was asked for; `None`: it takes as long as it takes.
+    pub(crate) deadline: Option<Duration>,
+    /// Sends TERM at the deadline. Only for what rolls itself back then (`pct create`).
+    pub(crate) terminate: bool,
+}
+
+/// How it ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ToolEnd {
+    /// The exit code; `None` after a signal.
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl ToolEnd {
+    pub(crate) fn success(&self) -> bool {
+        self.code == Some(0)
+    }
+}
+
+/// Why there is no end to report.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ToolError {
+    /// Nobody wrote down how it ended.
+    #[error("the tool was interrupted and left no result")]
+    Lost,
+    /// It runs on. Its folder keeps the result.
+    #[error("the tool {unit} has not ended within {bound_s} s and goes on")]
+    Deadline {
+        /// Its unit.
+        unit: String,
+        /// The bound.
+        bound_s: u64,
+    },
+    /// It could not be started.
+    #[error("the tool cannot be started: {0}")]
+    Start(String),
+    /// Its folder cannot be used.
+    #[error("the folder of the tool's result cannot be used: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// Runs it, or attaches to the run of that name. `output` gets the newest line from time to time.
+pub(crate) async fn run(node: &NodeContext, id: ToolId<'_>, call: &ToolCall, output: &mut (dyn FnMut(&str) + Send)) -> Result<ToolEnd, ToolError> {
+    let dir = ToolDir(node.state("tools").join(id.unit()));
+    dir.create(&Request {
+        program: call.program.clone(),
+        arguments: call.arguments.clone(),
+        vmid: call.vmid,
+        asked_unix_ms: now_unix_ms(),
+    })?;
+    wait(node, &id.unit(), &dir, call, output).await
+}
+
+/// Removes the result of a run that only looked, so that the same name can be used for the next look.
+pub(crate) fn discard(node: &NodeContext, id: ToolId<'_>) -> io::Result<()> {
+    match fs::remove_dir_all(node.state("tools").join(id.unit())) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Whether this run was ever asked for.
+pub(crate) fn was_asked(node: &NodeContext, id: ToolId<'_>) -> bool {
+    node.state("tools").join(id.unit()).join("request.json").exists()
+}
+
+/// A tool of another step that still changes this container, by its unit. A retry must not run beside it.
+pub(crate) fn busy(node: &NodeContext, vmid: Vmid, operation: OperationId, step: &StepKey) -> io::Result<Option<String>> {
+    let own = format!("proximity-op-{operation}-{step}-");
+    for entry in fs::read_dir(node.state("tools"))? {
+        let entry = entry?;
+        let unit = entry.file_name().to_string_lossy().into_owned();
+        let dir = ToolDir(entry.path());
+        if unit.starts_with(&own) || dir.has_ended() || dir.request()?.is_none_or(|request| request.vmid != Some(vmid)) {
+            continue;
+        }
+        if dir.phase()? == Phase::Running {
+            return Ok(Some(unit));
+        }
+    }
+    Ok(None)
+}
+
+async fn wait(node: &NodeContext, unit: &str, dir: &ToolDir, call: &ToolCall, output: &mut (dyn FnMut(&str) + Send)) -> Result<ToolEnd, ToolError> {
+    let asked_unix_ms = dir.request()?.map_or_else(now_unix_ms, |request| request.asked_unix_ms);
+    let mut claimed_by = None;
+    let mut checked: Option<Instant> = None;
+    let mut terminated = false;
+    loop {
+        if dir.has_ended() || checked.is_none_or(|at| at.elapsed() >= CHECK) {
+            checked = Some(Instant::now());
+            match dir.phase()? {
+                Phase::Ended(status) => return end(dir, status),
+                Phase::Lost => return Err(ToolError::Lost),
+                Phase::Running => report(dir, output)?,
+                Phase::Unclaimed => match claimed_by {
+                    None => {
+                        start::start(node, unit, dir).await.map_err(|error| ToolError::Start(error.to_string()))?;
+                        claimed_by = Some(Instant::now() + CLAIM);
+                    }
+                    Some(limit) if Instant::now() > limit => {
+                        return Err(ToolError::Start(format!("{unit} did not begin within {} s", CLAIM.as_secs())));
+                    }
+                    Some(_) => {}
+                },
+            }
+            if let Some(bound) = call.deadline
+                && now_unix_ms().saturating_sub(asked_unix_ms) > i64::try_from(bound.as_millis()).unwrap_or(i64::MAX)
+            {
+                if !call.terminate {
+                    return Err(ToolError::Deadline { unit: unit.to_owned(), bound_s: bound.as_secs() });
+                }
+                if !terminated {
+                    terminated = terminate(dir)?;
+                }
+            }
+        }
+        sleep(LOOK).await;
+    }
+}
+
+/// TERM to the tool itself, not to its shim, which stays to write down what came of it.
+fn terminate(dir: &ToolDir) -> io::Result<bool> {
+    let Some(child) = dir.child()?.filter(super::liveness::ProcessStamp::lives) else { return Ok(false) };
+    kill(nix::unistd::Pid::from_raw(child.pid), Signal::SIGTERM)?;
+    Ok(true)
+}
+
+fn report(dir: &ToolDir, output: &mut (dyn FnMut(&str) + Send)) -> io::Result<()> {
+    let text = files::tail(&dir.file("stdout"), 2048)?;
+    if let Some(line) = text.lines().rev().map(str::trim).find(|line| !line.is_empty()) {
+        output(line);
+    }
+    Ok(())
+}
+
+fn end(dir: &ToolDir, status: Status) -> Result<ToolEnd, ToolError> {
+    if let Some(error) = status.start_error {
+        return Err(ToolError::Start(error));
+    }
+    Ok(ToolEnd {
+        code: status.code,
+        stdout: files::tail(&dir.file("stdout"), OUTPUT_MAX)?,
+        stderr: files::tail(&dir.file("stderr"), OUTPUT_MAX)?,
+    })
+}
+
+pub(crate) fn now_unix_ms() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}

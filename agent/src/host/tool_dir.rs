@@ -1,0 +1,189 @@
+//! The folder of one run of a tool, `<state>/tools/<unit>`: all that agent and shim know of each other.
+//!
+//! | file | by | says |
+//! |---|---|---|
+//! | `request.json` | agent | what to run; written before the shim is started |
+//! | `claim` | shim | which process runs it; made with `link(2)`, so of several shims exactly one goes on |
+//! | `child.json` | shim | the tool's own process |
+//! | `stdout`, `stderr` | tool | its words |
+//! | `status.json` | shim | how it ended; written beside, synced, renamed |
+//! | `forgotten` | agent | the job is committed: remove all this once the tool has ended |
+
+use super::{files, liveness::ProcessStamp};
+use proximity_protocol::ids::Vmid;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+/// What to run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Request {
+    /// Absolute.
+    pub(crate) program: PathBuf,
+    /// Never secrets: anybody on the machine sees argv.
+    pub(crate) arguments: Vec<String>,
+    /// The container that it changes.
+    pub(crate) vmid: Option<Vmid>,
+    /// Milliseconds since 1970, for the deadline, which a restart of the agent does not lengthen.
+    pub(crate) asked_unix_ms: i64,
+}
+
+/// How it ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Status {
+    /// Exit code.
+    pub(crate) code: Option<i32>,
+    /// The signal that ended it.
+    pub(crate) signal: Option<i32>,
+    /// It could not be started at all.
+    pub(crate) start_error: Option<String>,
+}
+
+/// Where a run stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// No shim has claimed it: it has not run.
+    Unclaimed,
+    /// It runs.
+    Running,
+    /// It ended.
+    Ended(Status),
+    /// Its processes are gone and nobody wrote down how it ended (power loss, SIGKILL).
+    Lost,
+}
+
+/// One such folder.
+#[derive(Debug, Clone)]
+pub(crate) struct ToolDir(pub(crate) PathBuf);
+
+fn malformed(path: &Path, error: &serde_json::Error) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("{}: {error}", path.display()))
+}
+
+impl ToolDir {
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    fn read<T: DeserializeOwned>(&self, name: &str) -> io::Result<Option<T>> {
+        let path = self.file(name);
+        match files::read_if_there(&path)? {
+            Some(text) => serde_json::from_str(&text).map(Some).map_err(|error| malformed(&path, &error)),
+            None => Ok(None),
+        }
+    }
+
+    pub(crate) fn write<T: Serialize>(&self, name: &str, value: &T) -> io::Result<()> {
+        let path = self.file(name);
+        let bytes = serde_json::to_vec(value).map_err(|error| malformed(&path, &error))?;
+        files::write_private(&path, &bytes)
+    }
+
+    /// Makes the folder with its request. Of two callers one makes it; the other gets `false` and attaches.
+    pub(crate) fn create(&self, request: &Request) -> io::Result<bool> {
+        match fs::create_dir(&self.0) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                if self.request()?.is_some() {
+                    return Ok(false);
+                }
+                // An agent was killed between the folder and the request: nothing has run, as no shim starts before.
+            }
+            Err(error) => return Err(error),
+        }
+        self.write("request.json", request)?;
+        if let Some(parent) = self.0.parent() {
+            files::sync_dir(parent)?;
+        }
+        Ok(true)
+    }
+
+    pub(crate) fn request(&self) -> io::Result<Option<Request>> {
+        self.read("request.json")
+    }
+
+    pub(crate) fn child(&self) -> io::Result<Option<ProcessStamp>> {
+        self.read("child.json")
+    }
+
+    /// Claims the run for this process; `false` if another has.
+    pub(crate) fn claim(&self) -> io::Result<bool> {
+        let stamp = ProcessStamp::own()?;
+        let temporary = self.file(&format!("claim.{}", stamp.pid));
+        let bytes = serde_json::to_vec(&stamp).map_err(|error| malformed(&temporary, &error))?;
+        files::write_private(&temporary, &bytes)?;
+        let linked = fs::hard_link(&temporary, self.file("claim"));
+        fs::remove_file(&temporary)?;
+        match linked {
+            Ok(()) => files::sync_dir(&self.0).map(|()| true),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn status(&self) -> io::Result<Option<Status>> {
+        self.read("status.json")
+    }
+
+    /// Where the run stands. Looks at processes only if there is no status.
+    pub(crate) fn phase(&self) -> io::Result<Phase> {
+        if let Some(status) = self.status()? {
+            return Ok(Phase::Ended(status));
+        }
+        let Some(claim) = self.read::<ProcessStamp>("claim")? else { return Ok(Phase::Unclaimed) };
+        if claim.session_lives() {
+            return Ok(Phase::Running);
+        }
+        // It may have ended between the first look and the second.
+        Ok(self.status()?.map_or(Phase::Lost, Phase::Ended))
+    }
+
+    /// Whether a status is there: the cheap look of a waiting loop.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.file("status.json").exists()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn request() -> Request {
+        Request { program: "/bin/true".into(), arguments: vec![], vmid: None, asked_unix_ms: 0 }
+    }
+
+    #[test]
+    fn one_creates_and_one_claims() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = ToolDir(root.path().join("unit"));
+        assert!(dir.create(&request()).unwrap());
+        assert!(!dir.create(&request()).unwrap());
+        assert_eq!(dir.phase().unwrap(), Phase::Unclaimed);
+        assert!(dir.claim().unwrap());
+        assert!(!dir.claim().unwrap());
+        assert_eq!(dir.phase().unwrap(), Phase::Running);
+    }
+
+    #[test]
+    fn a_folder_without_request_is_taken_over() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = ToolDir(root.path().join("unit"));
+        fs::create_dir(&dir.0).unwrap();
+        assert!(dir.create(&request()).unwrap());
+    }
+
+    #[test]
+    fn a_claim_of_another_boot_is_lost_unless_a_status_says_otherwise() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = ToolDir(root.path().join("unit"));
+        dir.create(&request()).unwrap();
+        dir.write("claim", &ProcessStamp { pid: 1, started_ticks: 1, boot: "before".into() }).unwrap();
+        assert_eq!(dir.phase().unwrap(), Phase::Lost);
+        let status = Status { code: Some(0), signal: None, start_error: None };
+        dir.write("status.json", &status).unwrap();
+        assert_eq!(dir.phase().unwrap(), Phase::Ended(status));
+    }
+}
