@@ -3,6 +3,7 @@
 //! - [`programs`]: builds the executables and finds them.
 //! - [`process`]: one child process: its log, its end, `kill -9`.
 //! - [`fleet`]: a coordinator and some nodes in a folder of their own; start, stop, kill, and start again, each on its own.
+//! - [`impostor`]: a coordinator that is not the product's and may say anything.
 //! - [`api`]: the HTTP API as a client sees it.
 //! - [`world`]: what must hold whatever happened: one owner for each VMID, port and address, no container without app, nothing left.
 //!
@@ -10,6 +11,7 @@
 
 pub mod api;
 pub mod fleet;
+pub mod impostor;
 pub mod process;
 pub mod programs;
 pub mod world;

@@ -198,3 +198,23 @@ impl Fleet {
         self.ground.down()
     }
 }
+
+/// One hollow node without a coordinator, for tests that play the coordinator themselves.
+#[derive(Debug)]
+pub struct LoneNode {
+    /// The node.
+    pub node: SimNode,
+    _ground: Ground,
+    _folder: tempfile::TempDir,
+}
+
+impl LoneNode {
+    /// Lays it out; its agent is neither joined nor started.
+    pub fn create() -> Result<Self> {
+        let programs = Programs::build()?;
+        let folder = tempfile::Builder::new().prefix("proximity-").tempdir()?;
+        let ground = Ground::prepare(BodyKind::Hollow, 1, folder.path(), &mut |_| ())?;
+        let node = SimNode::create(programs, folder.path(), &ground, 0)?;
+        Ok(Self { node, _ground: ground, _folder: folder })
+    }
+}

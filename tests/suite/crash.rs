@@ -1,0 +1,171 @@
+//! `kill -9` of the coordinator, and of the agent, while each tool of deploy and delete is at work. The tool is held by the simulator's script, so the kill
+//! lands where it is meant to; afterwards the tool goes on, is found again, and has run once.
+
+#![allow(clippy::unwrap_used)]
+
+use anyhow::{Context, Result, bail};
+use proximity_tests::{
+    fleet::{Fleet, FleetSpec},
+    process::{PATIENCE, until},
+};
+use pve_sim::{At, Fault, Rule, Script};
+use std::path::Path;
+
+/// Who is killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Victim {
+    Coordinator,
+    Agent,
+    Both,
+}
+
+/// A tool's call at which the kill happens: which operation it belongs to, tool, subcommand, how many calls to let pass.
+struct Point {
+    operation: &'static str,
+    tool: &'static str,
+    sub: &'static str,
+    skip: u64,
+    at: At,
+}
+
+const fn point(operation: &'static str, tool: &'static str, sub: &'static str, skip: u64, at: At) -> Point {
+    Point { operation, tool, sub, skip, at }
+}
+
+const POINTS: &[Point] = &[
+    point("deploy", "pveam", "download", 0, At::Middle),
+    point("deploy", "pct", "create", 0, At::Before),
+    point("deploy", "pct", "create", 0, At::Middle),
+    point("deploy", "pct", "create", 0, At::After),
+    point("deploy", "pct", "start", 0, At::Before),
+    point("deploy", "pct", "start", 0, At::After),
+    point("deploy", "pct", "push", 0, At::Before),
+    point("deploy", "pct", "exec", 0, At::Before),
+    point("deploy", "pct", "exec", 0, At::After),
+    point("deploy", "pct", "exec", 1, At::Before),
+    point("delete", "pct", "shutdown", 0, At::Before),
+    point("delete", "pct", "shutdown", 0, At::After),
+    point("delete", "pct", "destroy", 0, At::Before),
+    point("delete", "pct", "destroy", 0, At::Middle),
+    point("delete", "pct", "destroy", 0, At::After),
+];
+
+async fn reached(file: &Path) -> Result<()> {
+    let mark = file.with_extension("go.reached");
+    until(&format!("{}", mark.display()), PATIENCE, async || Ok(mark.exists().then_some(()))).await
+}
+
+/// One deploy and one delete with a kill at `point`.
+async fn strike(fleet: &mut Fleet, victim: Victim, point: &Point, number: usize) -> Result<()> {
+    let go = fleet.folder().join(format!("{victim:?}-{number}.go"));
+    let pause = Rule::on(point.tool, Fault::PauseUntil(go.clone())).sub(point.sub).at(point.at).skip(point.skip).times(1);
+    if point.tool == "pveam" {
+        let cache = fleet.nodes[0].root().join("var/lib/vz/template/cache");
+        for entry in std::fs::read_dir(&cache)? {
+            std::fs::remove_file(entry?.path())?;
+        }
+    }
+    let arm = |fleet: &Fleet| fleet.nodes[0].script(&Script::new().rule(pause.clone()));
+    if point.operation == "deploy" {
+        arm(fleet)?;
+    }
+    let created = fleet.client.create_app("nginx", &format!("app-{number}")).await?;
+    let id = created["id"].as_str().context("id")?.to_owned();
+    let mut operation = created["operation_id"].as_str().context("operation_id")?.to_owned();
+    if point.operation == "delete" {
+        fleet.client.operation_end(&operation, PATIENCE).await?;
+        arm(fleet)?;
+        let deleted = fleet.client.delete(&format!("/api/apps/{id}")).await?.expect(202)?;
+        operation = deleted["operation_id"].as_str().context("operation_id")?.to_owned();
+    }
+    reached(&go).await.with_context(|| fleet.logs())?;
+    if victim != Victim::Agent {
+        fleet.kill_coordinator()?;
+    }
+    if victim != Victim::Coordinator {
+        fleet.nodes[0].kill_agent()?;
+    }
+    std::fs::write(&go, "")?;
+    if victim != Victim::Coordinator {
+        fleet.nodes[0].start_agent()?;
+    }
+    if victim != Victim::Agent {
+        fleet.start_coordinator().await?;
+    }
+    let ended = fleet.client.operation_end(&operation, PATIENCE).await.with_context(|| fleet.logs())?;
+    if ended["state"] != "done" {
+        bail!("the {} ended {}: {ended:#}\n{}", point.operation, ended["state"], fleet.logs());
+    }
+    let hits = fleet.nodes[0].hits()?;
+    if hits[0].acted != 1 {
+        bail!("the point was not reached: {hits:?}");
+    }
+    if point.operation == "deploy" {
+        let app = fleet.client.app_status(&id, &["running"], PATIENCE).await?;
+        let url = app["url"].as_str().context("url")?;
+        proximity_tests::api::page(url).await.with_context(|| format!("{url} does not answer"))?;
+        // `pct create` and `pct start` are never run twice for one container; pushing and exec may be.
+        if matches!(point.sub, "create" | "start") && hits[0].reached != 1 {
+            bail!("{} {} ran {} times", point.tool, point.sub, hits[0].reached);
+        }
+        fleet.assert_promises().await?;
+        let deleted = fleet.client.delete(&format!("/api/apps/{id}")).await?.expect(202)?;
+        let operation = deleted["operation_id"].as_str().context("operation_id")?;
+        fleet.client.operation_end(operation, PATIENCE).await?;
+    }
+    fleet.client.get(&format!("/api/apps/{id}")).await?.expect(404)?;
+    fleet.assert_promises().await
+}
+
+async fn strike_everywhere(victim: Victim) -> Result<()> {
+    let mut fleet = Fleet::start(&FleetSpec::hollow(1), |_| ()).await?;
+    for (number, point) in POINTS.iter().enumerate() {
+        let what = format!("{victim:?} killed in {}: {} {} {:?} (after {} calls)", point.operation, point.tool, point.sub, point.at, point.skip);
+        eprintln!("{what}");
+        strike(&mut fleet, victim, point, number).await.with_context(|| what)?;
+    }
+    fleet.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn coordinator_killed_in_every_tool() {
+    strike_everywhere(Victim::Coordinator).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn agent_killed_in_every_tool() {
+    strike_everywhere(Victim::Agent).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_killed_in_every_tool() {
+    strike_everywhere(Victim::Both).await.unwrap();
+}
+
+/// The steps without a tool are met by killing as soon as the registry says that they run; whatever the kill hits, the end is the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn coordinator_killed_in_every_step() {
+    let mut fleet = Fleet::start(&FleetSpec::hollow(1), |_| ()).await.unwrap();
+    let first = fleet.client.create_app("nginx", "first").await.unwrap();
+    let ended = fleet.client.operation_end(first["operation_id"].as_str().unwrap(), PATIENCE).await.unwrap();
+    assert_eq!(ended["state"], "done", "{ended:#}\n{}", fleet.logs());
+    let steps = ended["steps"].as_array().unwrap().len();
+    assert!(steps >= 7, "{ended:#}");
+    for step in 0..steps {
+        let created = fleet.client.create_app("nginx", &format!("step-{step}")).await.unwrap();
+        let operation = created["operation_id"].as_str().unwrap().to_owned();
+        let path = format!("/api/operations/{operation}");
+        until("the step has begun", PATIENCE, async || {
+            let operation = fleet.client.get(&path).await?.expect(200)?;
+            Ok((operation["steps"][step]["state"] != "pending").then_some(()))
+        })
+        .await
+        .unwrap();
+        fleet.kill_coordinator().unwrap();
+        fleet.start_coordinator().await.unwrap();
+        let ended = fleet.client.operation_end(&operation, PATIENCE).await.unwrap();
+        assert_eq!(ended["state"], "done", "killed in step {step}: {ended:#}\n{}", fleet.logs());
+        fleet.assert_promises().await.unwrap();
+    }
+    fleet.stop().await.unwrap();
+}

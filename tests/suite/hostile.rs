@@ -1,0 +1,243 @@
+//! A coordinator that the agent trusts by certificate and that wants more than it may have. Whatever it says, the agent refuses, says why, stays on the
+//! line, and the node is as it was.
+
+#![allow(clippy::unwrap_used)]
+
+use proximity_protocol::{
+    codec,
+    command::{Command, Confirm, Outcome, Target, Verb},
+    fault::{Fault, FaultKind},
+    ids::{Epoch, Generation, OperationId, Owner, StepKey, Vmid},
+    spec::{AddressSpec, ContainerSpec, NetworkSpec, Recipe, VolumeSpec},
+};
+use proximity_tests::{
+    fleet::{LoneNode, NodeNet},
+    impostor::{Impostor, Link},
+    process::PATIENCE,
+};
+use std::{net::Ipv4Addr, time::Duration};
+
+const STRANGER: u32 = 150;
+
+struct Stage {
+    node: LoneNode,
+    link: Link,
+}
+
+/// A node with a stranger's container 150 and a policy, joined to an impostor.
+async fn stage() -> Stage {
+    let mut node = LoneNode::create().unwrap();
+    node.node.tool("pct", &["create", "150", "local:vztmpl/debian-12-standard_12.7-1_amd64.tar.zst", "--rootfs", "local:1", "--hostname", "strangers"]).unwrap();
+    node.node.tool("pct", &["start", "150"]).unwrap();
+    std::fs::create_dir_all(node.node.policy().parent().unwrap()).unwrap();
+    std::fs::write(node.node.policy(), "vmid_first = 100\nvmid_last = 199\n").unwrap();
+    let impostor = Impostor::listen().unwrap();
+    let token = impostor.token().unwrap();
+    let (enrolled, joined) = tokio::join!(impostor.enrol(), async { tokio::task::block_in_place(|| node.node.join(&token)) });
+    joined.unwrap();
+    assert_eq!(enrolled.unwrap().as_str(), node.node.name);
+    node.node.start_agent().unwrap();
+    let link = tokio::time::timeout(PATIENCE, impostor.link()).await.unwrap_or_else(|_| panic!("no link\n{}", node.node.agent_log())).unwrap();
+    // The endpoint must outlive the link.
+    std::mem::forget(impostor);
+    Stage { node, link }
+}
+
+fn owner() -> Owner {
+    Owner { app: "nginx-0a1b2c3d".parse().unwrap(), generation: Generation(1) }
+}
+
+fn spec(net: &NodeNet, vmid: u32) -> ContainerSpec {
+    ContainerSpec {
+        vmid: Vmid::new(vmid).unwrap(),
+        owner: owner(),
+        hostname: "my-nginx".parse().unwrap(),
+        template: "local:vztmpl/debian-12-standard_12.7-1_amd64.tar.zst".parse().unwrap(),
+        storage: "local".parse().unwrap(),
+        disk_gb: 2,
+        cpu_cores: 1,
+        memory_mb: 256,
+        swap_mb: 0,
+        network: NetworkSpec {
+            bridge: "vmbr0".parse().unwrap(),
+            vlan: None,
+            address: AddressSpec::Static { address: net.first, prefix: 24, gateway: None },
+            dns: vec![],
+            mac: None,
+        },
+        volumes: vec![],
+        keyctl: false,
+    }
+}
+
+fn target(vmid: u32) -> Target {
+    Target { vmid: Vmid::new(vmid).unwrap(), owner: owner() }
+}
+
+fn command(verb: Verb, epoch: u64) -> Command {
+    let step = StepKey { name: "attack".parse().unwrap(), undo: false, attempt: 1 };
+    Command { operation: OperationId(uuid::Uuid::new_v4()), step, epoch: Epoch(epoch), verb }
+}
+
+impl Stage {
+    async fn send(&self, verb: Verb) -> Result<Outcome, Fault> {
+        self.send_as(command(verb, 7)).await
+    }
+    async fn send_as(&self, command: Command) -> Result<Outcome, Fault> {
+        let end = tokio::time::timeout(PATIENCE, self.link.command(&command)).await;
+        end.unwrap_or_else(|_| panic!("no answer\n{}", self.node.node.agent_log())).unwrap()
+    }
+    async fn refused(&self, verb: Verb, kind: FaultKind) -> String {
+        let fault = self.send(verb.clone()).await.expect_err(&format!("{verb:?} was done"));
+        assert_eq!(fault.kind, kind, "{verb:?}: {fault}");
+        assert!(fault.message.len() > 10, "{fault}");
+        fault.message
+    }
+    fn stranger_is_untouched(&self) {
+        let status = self.node.node.tool("pct", &["status", "150"]).unwrap();
+        assert_eq!(status.trim(), "status: running");
+        let containers = self.node.node.files().read().unwrap().containers;
+        assert_eq!(containers.into_iter().collect::<Vec<_>>(), [STRANGER]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_ours_is_not_touched() {
+    let stage = stage().await;
+    stage.refused(Verb::EnsureDestroyed(target(STRANGER)), FaultKind::NotOurs).await;
+    stage.refused(Verb::EnsureStopped { target: target(STRANGER), timeout_s: 0 }, FaultKind::NotOurs).await;
+    stage.refused(Verb::EnsureStarted(target(STRANGER)), FaultKind::NotOurs).await;
+    let recipe = Recipe { install: "id".into(), health: "true".into(), files: vec![], env: vec![], port: 80, install_timeout_s: 10 };
+    stage.refused(Verb::InstallRecipe { target: target(STRANGER), recipe }, FaultKind::NotOurs).await;
+    stage.refused(Verb::AwaitHealthy { target: target(STRANGER), timeout_s: 5 }, FaultKind::NotOurs).await;
+    let address = stage.node.node.network.first;
+    stage.refused(Verb::EnsurePublished { target: target(STRANGER), public_port: 8000, address, port: 22 }, FaultKind::NotOurs).await;
+    stage.refused(Verb::EnsureCreated(spec(&stage.node.node.network, STRANGER)), FaultKind::VmidTaken).await;
+    stage.stranger_is_untouched();
+    stage.link.alive().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_nodes_own_policy_holds() {
+    let stage = stage().await;
+    let net = stage.node.node.network.clone();
+    let message = stage.refused(Verb::EnsureCreated(spec(&net, 200)), FaultKind::PolicyDenied).await;
+    assert!(message.contains("199"), "{message}");
+    std::fs::write(stage.node.node.policy(), "vmid_first = \"many\"\n").unwrap();
+    stage.refused(Verb::EnsureCreated(spec(&net, 120)), FaultKind::PolicyDenied).await;
+    stage.stranger_is_untouched();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_epoch_is_refused() {
+    let stage = stage().await;
+    stage.send_as(command(Verb::Inventory, 7)).await.unwrap();
+    let fault = stage.send_as(command(Verb::EnsureCreated(spec(&stage.node.node.network, 120)), 6)).await.unwrap_err();
+    assert_eq!(fault.kind, FaultKind::OldEpoch, "{fault}");
+    stage.stranger_is_untouched();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn numbers_out_of_bounds_are_refused() {
+    let stage = stage().await;
+    let good = spec(&stage.node.node.network, 120);
+    let volume = |path: &str| VolumeSpec { path: path.parse().unwrap(), size_gb: 1 };
+    let bad = [
+        ContainerSpec { memory_mb: 1, ..good.clone() },
+        ContainerSpec { disk_gb: 0, ..good.clone() },
+        ContainerSpec { disk_gb: u32::MAX, ..good.clone() },
+        ContainerSpec { cpu_cores: 0, ..good.clone() },
+        ContainerSpec { cpu_cores: 100_000, ..good.clone() },
+        ContainerSpec { volumes: vec![volume("/data"), volume("/data")], ..good.clone() },
+        ContainerSpec { volumes: (0..9).map(|n| volume(&format!("/data{n}"))).collect(), ..good.clone() },
+        ContainerSpec { network: NetworkSpec { vlan: Some(5000), ..good.network.clone() }, ..good.clone() },
+        ContainerSpec {
+            network: NetworkSpec { address: AddressSpec::Static { address: Ipv4Addr::new(10, 0, 0, 0), prefix: 24, gateway: None }, ..good.network.clone() },
+            ..good.clone()
+        },
+    ];
+    for spec in bad {
+        let fault = stage.send(Verb::EnsureCreated(spec.clone())).await.expect_err(&format!("{spec:?} was made"));
+        assert_eq!(fault.kind, FaultKind::Malformed, "{spec:?}: {fault}");
+    }
+    let fault = stage.send(Verb::EnsureStopped { target: target(120), timeout_s: u32::MAX }).await.unwrap_err();
+    assert!(matches!(fault.kind, FaultKind::Malformed | FaultKind::ContainerMissing | FaultKind::NotOurs), "{fault:?}");
+    stage.stranger_is_untouched();
+}
+
+/// There is no way to say a bind mount, a privileged container or a shell metacharacter with the product's types, so the frames are altered: each text in a
+/// valid frame is replaced, byte for byte, by one of the same length that would be an attack.
+#[tokio::test(flavor = "multi_thread")]
+async fn altered_texts_do_not_pass() {
+    let stage = stage().await;
+    let mut good = spec(&stage.node.node.network, 120);
+    good.volumes = vec![VolumeSpec { path: "/srv/data12".parse().unwrap(), size_gb: 1 }];
+    let frame = codec::encode(1, &command(Verb::EnsureCreated(good), 7)).unwrap();
+    let texts = [
+        ("my-nginx", ["$(touch)", "a;reboot", "-rf   /x", "`id`....", "a\nb: c\nd", "../../.."].as_slice()),
+        ("vmbr0", &["a,b=c", "-xxxx", "$(a) ", "a\0b/c"]),
+        ("/srv/data12", &["/etc/../../", "/a,ro=0,x=1", "local:1,mp=", "$(rm -rf /)"]),
+        ("nginx-0a1b2c3d", &["../../../../..", "nginx-0a1b2c3D", "x;rm -rf /;abc"]),
+        ("local:vztmpl/debian-12-standard_12.7-1_amd64.tar.zst", &["/etc/shadow;aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"]),
+    ];
+    let mut tried = 0;
+    for (from, attacks) in texts {
+        let at = frame.windows(from.len()).position(|w| w == from.as_bytes()).unwrap_or_else(|| panic!("{from:?} is not in the frame"));
+        for attack in attacks {
+            assert_eq!(attack.len(), from.len(), "{attack:?}");
+            let mut altered = frame.clone();
+            altered[at..at + from.len()].copy_from_slice(attack.as_bytes());
+            let end = tokio::time::timeout(PATIENCE, stage.link.raw(&altered)).await.unwrap().unwrap();
+            let fault = end.expect_err(&format!("{attack:?} passed"));
+            assert_eq!(fault.kind, FaultKind::Malformed, "{attack:?}: {fault}");
+            tried += 1;
+        }
+    }
+    assert!(tried > 15);
+    stage.link.alive().unwrap();
+    stage.stranger_is_untouched();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn broken_frames_are_answered_and_the_link_stays() {
+    let stage = stage().await;
+    let frame = codec::encode(1, &command(Verb::Inventory, 7)).unwrap();
+    let mut trailing = frame.clone();
+    trailing.push(0);
+    trailing[4..8].copy_from_slice(&u32::try_from(trailing.len() - 8).unwrap().to_be_bytes());
+    let mut unknown_verb = frame.clone();
+    let length = unknown_verb.len();
+    unknown_verb[length - 4..].copy_from_slice(&999u32.to_le_bytes());
+    for bytes in [trailing, unknown_verb] {
+        let end = tokio::time::timeout(PATIENCE, stage.link.raw(&bytes)).await.unwrap().unwrap();
+        assert!(matches!(end, Err(Fault { kind: FaultKind::Malformed | FaultKind::UnknownVerb, .. })), "{end:?}");
+    }
+    // A stream that says too much, or stops in the middle, is dropped; the link and its other streams go on.
+    let mut huge = frame.clone();
+    huge[4..8].copy_from_slice(&u32::MAX.to_be_bytes());
+    for bytes in [huge, frame[..5].to_vec(), frame[..frame.len() - 1].to_vec()] {
+        // A fault or a reset stream, both will do; an outcome will not.
+        if let Ok(Ok(end)) = tokio::time::timeout(Duration::from_secs(15), stage.link.raw(&bytes)).await {
+            end.unwrap_err();
+        }
+    }
+    let end = stage.send(Verb::Inventory).await.unwrap();
+    assert!(matches!(end, Outcome::Inventory(_)), "{end:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn confirm_tells_what_is_taken() {
+    let stage = stage().await;
+    let confirm = |vmid: u32, port: u16| Confirm {
+        owner: owner(),
+        vmid: Vmid::new(vmid).unwrap(),
+        public_port: port,
+        address: None,
+        bridge: "vmbr0".parse().unwrap(),
+        storage: "local".parse().unwrap(),
+    };
+    assert_eq!(stage.send(Verb::Confirm(confirm(120, 8000))).await.unwrap(), Outcome::Confirmed);
+    stage.refused(Verb::Confirm(confirm(STRANGER, 8000)), FaultKind::VmidTaken).await;
+    stage.refused(Verb::Confirm(Confirm { storage: "nostore".parse().unwrap(), ..confirm(120, 8000) }), FaultKind::StorageUnavailable).await;
+    stage.refused(Verb::Confirm(Confirm { bridge: "vmbr9".parse().unwrap(), ..confirm(120, 8000) }), FaultKind::BridgeMissing).await;
+}
