@@ -136,9 +136,14 @@ impl Call<'_> {
     /// Text for stdout as it is.
     pub(crate) fn print(&mut self, text: &str) -> Result<(), Stop> {
         if let Some(task) = &mut self.task {
-            task.write(text).map_err(|error| Stop::die(format!("task log: {error}")))?;
+            task.write(text)
+                .map_err(|error| Stop::die(format!("task log: {error}")))?;
         }
-        self.streams.out.write_all(text.as_bytes()).and_then(|()| self.streams.out.flush()).map_err(|_| Stop::BrokenPipe)
+        self.streams
+            .out
+            .write_all(text.as_bytes())
+            .and_then(|()| self.streams.out.flush())
+            .map_err(|_| Stop::BrokenPipe)
     }
 
     /// A line for stderr; inside a task it goes to stdout, as a worker's stderr does. Nobody to read it is no failure.
@@ -153,7 +158,11 @@ impl Call<'_> {
 
     /// Fails when a signal has come.
     pub(crate) fn check_signals(&self) -> Result<(), Stop> {
-        if self.signals.yes() { Err(Stop::Interrupted) } else { Ok(()) }
+        if self.signals.yes() {
+            Err(Stop::Interrupted)
+        } else {
+            Ok(())
+        }
     }
 
     /// A point at which the script may interfere.
@@ -189,7 +198,8 @@ impl Call<'_> {
             Fault::PauseUntil(path) => {
                 let mut reached = path.clone().into_os_string();
                 reached.push(".reached");
-                std::fs::write(&reached, self.sub.as_bytes()).map_err(|error| Stop::die(format!("{}: {error}", path.display())))?;
+                std::fs::write(&reached, self.sub.as_bytes())
+                    .map_err(|error| Stop::die(format!("{}: {error}", path.display())))?;
                 while !path.exists() {
                     self.check_signals()?;
                     self.node.clock.wait_a_little_for(&path);

@@ -11,31 +11,52 @@ pub(crate) fn check_value(name: &str, kind: &str, value: &str) -> Result<(), Str
     if matches!(name, "vmid" | "newid") && kind.starts_with("<integer>") {
         check_type("integer", value)?;
         let ok = value.parse::<u32>().is_ok_and(|id| (100..=999_999_999).contains(&id));
-        return if ok { Ok(()) } else { Err("invalid format - value does not look like a valid VM ID\n".to_owned()) };
+        return if ok {
+            Ok(())
+        } else {
+            Err("invalid format - value does not look like a valid VM ID\n".to_owned())
+        };
     }
     if kind.starts_with("<integer>") || kind.starts_with("<number>") || kind == "<N>" {
-        let type_name = if kind.starts_with("<number>") { "number" } else { "integer" };
+        let type_name = if kind.starts_with("<number>") {
+            "number"
+        } else {
+            "integer"
+        };
         check_type(type_name, value)?;
         return check_range(kind, value);
     }
-    if let Some(words) = kind.strip_prefix('<').and_then(|rest| rest.split('>').next()).filter(|words| words.contains(" | ")) {
+    if let Some(words) = kind
+        .strip_prefix('<')
+        .and_then(|rest| rest.split('>').next())
+        .filter(|words| words.contains(" | "))
+    {
         let allowed: Vec<&str> = words.split(" | ").collect();
         if allowed.contains(&value) {
             return Ok(());
         }
-        return Err(format!("value '{value}' does not have a value in the enumeration '{}'", allowed.join(", ")));
+        return Err(format!(
+            "value '{value}' does not have a value in the enumeration '{}'",
+            allowed.join(", ")
+        ));
     }
     if kind.starts_with("<storage ID>") {
         return check_storage_id(value);
     }
     if kind.starts_with("<password>") {
-        return if value.chars().count() >= 5 { Ok(()) } else { Err("value must be at least 5 characters long".to_owned()) };
+        return if value.chars().count() >= 5 {
+            Ok(())
+        } else {
+            Err("value must be at least 5 characters long".to_owned())
+        };
     }
     if kind.contains(",") && (kind.contains('=') || kind.contains("[,")) {
         return check_properties(name, kind, value);
     }
     match name {
-        "hostname" if !is_dns_name(value) => Err("invalid format - value does not look like a valid DNS name\n".to_owned()),
+        "hostname" if !is_dns_name(value) => {
+            Err("invalid format - value does not look like a valid DNS name\n".to_owned())
+        }
         "searchdomain" if !list_items(value).all(is_dns_name) => {
             Err("invalid format - value does not look like a valid DNS name\n".to_owned())
         }
@@ -61,11 +82,18 @@ fn check_type(type_name: &str, value: &str) -> Result<(), String> {
         "integer" => !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()),
         _ => value.parse::<f64>().is_ok_and(f64::is_finite),
     };
-    if ok { Ok(()) } else { Err(format!("type check ('{type_name}') failed - got '{value}'")) }
+    if ok {
+        Ok(())
+    } else {
+        Err(format!("type check ('{type_name}') failed - got '{value}'"))
+    }
 }
 
 fn check_range(kind: &str, value: &str) -> Result<(), String> {
-    let Some((low, high)) = kind.split_once('(').and_then(|(_, rest)| rest.split(')').next()).and_then(|range| range.split_once(" - "))
+    let Some((low, high)) = kind
+        .split_once('(')
+        .and_then(|(_, rest)| rest.split(')').next())
+        .and_then(|range| range.split_once(" - "))
     else {
         return Ok(());
     };
@@ -84,7 +112,13 @@ fn check_storage_id(value: &str) -> Result<(), String> {
         && value.ends_with(|c: char| c.is_ascii_alphanumeric())
         && value.len() > 1
         && value.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
-    if ok { Ok(()) } else { Err(format!("invalid format - storage ID '{value}' contains illegal characters\n")) }
+    if ok {
+        Ok(())
+    } else {
+        Err(format!(
+            "invalid format - storage ID '{value}' contains illegal characters\n"
+        ))
+    }
 }
 
 /// A property string against its specification, e.g. `name=<string> [,bridge=<bridge>] [,tag=<integer>]`.
@@ -98,14 +132,30 @@ fn check_properties(name: &str, kind: &str, value: &str) -> Result<(), String> {
     let mut properties: Vec<Property<'_>> = Vec::new();
     // Parts: `[volume=]<volume>`, `,mp=<Path>`, `[,acl=<1|0>]`, `[[order=]\d+]`.
     for part in kind.split(' ').filter(|part| part.contains('=')) {
-        let optional = part.starts_with("[,") || part.starts_with("[[");
-        let part = part.trim_start_matches("[[").trim_start_matches("[,").trim_start_matches([',', '[']).trim_end_matches(']');
-        let Some((key, kind)) = part.split_once('=') else { continue };
+        // `[volume=]<volume>` is required and may stand without its name; other brackets make optional.
+        let optional =
+            part.starts_with("[,") || part.starts_with("[[") || part.starts_with('[') && !part.contains("=]");
+        let part = part
+            .trim_start_matches("[[")
+            .trim_start_matches("[,")
+            .trim_start_matches([',', '['])
+            .trim_end_matches(']');
+        let Some((key, kind)) = part.split_once('=') else {
+            continue;
+        };
         if let Some(bare) = kind.strip_prefix(']') {
             default_key = key;
-            properties.push(Property { name: key, kind: bare, optional });
+            properties.push(Property {
+                name: key,
+                kind: bare,
+                optional,
+            });
         } else {
-            properties.push(Property { name: key, kind, optional });
+            properties.push(Property {
+                name: key,
+                kind,
+                optional,
+            });
         }
     }
     let given = Properties::parse(value, default_key);
@@ -123,14 +173,23 @@ fn check_properties(name: &str, kind: &str, value: &str) -> Result<(), String> {
             }
         }
     }
-    for property in properties.iter().filter(|property| !property.optional && given.get(property.name).is_none()) {
-        problems.push((property.name.to_owned(), "property is missing and it is not optional".to_owned()));
+    for property in properties
+        .iter()
+        .filter(|property| !property.optional && given.get(property.name).is_none())
+    {
+        problems.push((
+            property.name.to_owned(),
+            "property is missing and it is not optional".to_owned(),
+        ));
     }
     if problems.is_empty() {
         return Ok(());
     }
     problems.sort();
-    let lines: String = problems.iter().map(|(key, reason)| format!("{name}.{key}: {reason}\n")).collect();
+    let lines: String = problems
+        .iter()
+        .map(|(key, reason)| format!("{name}.{key}: {reason}\n"))
+        .collect();
     Err(format!("invalid format - format error\n{lines}"))
 }
 
@@ -150,7 +209,9 @@ fn check_property(key: &str, kind: &str, value: &str) -> Result<(), String> {
             check_type("integer", value)?;
             check_range("(64 - 65535)", value)
         }
-        _ if kind.starts_with("<1|0>") && !matches!(value, "0" | "1" | "yes" | "no" | "on" | "off" | "true" | "false") => {
+        _ if kind.starts_with("<1|0>")
+            && !matches!(value, "0" | "1" | "yes" | "no" | "on" | "off" | "true" | "false") =>
+        {
             Err(format!("type check ('boolean') failed - got '{value}'"))
         }
         _ if kind.starts_with("<integer>") => check_type("integer", value),
@@ -190,21 +251,23 @@ fn is_size_change(value: &str) -> bool {
 }
 
 fn is_cidr4(value: &str) -> bool {
-    value
-        .split_once('/')
-        .is_some_and(|(ip, bits)| ip.parse::<Ipv4Addr>().is_ok() && bits.parse::<u8>().is_ok_and(|bits| (8..=32).contains(&bits)))
+    value.split_once('/').is_some_and(|(ip, bits)| {
+        ip.parse::<Ipv4Addr>().is_ok() && bits.parse::<u8>().is_ok_and(|bits| (8..=32).contains(&bits))
+    })
 }
 
 fn is_cidr6(value: &str) -> bool {
-    value
-        .split_once('/')
-        .is_some_and(|(ip, bits)| ip.parse::<Ipv6Addr>().is_ok() && bits.parse::<u8>().is_ok_and(|bits| (8..=128).contains(&bits)))
+    value.split_once('/').is_some_and(|(ip, bits)| {
+        ip.parse::<Ipv6Addr>().is_ok() && bits.parse::<u8>().is_ok_and(|bits| (8..=128).contains(&bits))
+    })
 }
 
 fn is_mac(value: &str) -> bool {
     let parts: Vec<&str> = value.split(':').collect();
     parts.len() == 6
-        && parts.iter().all(|part| part.len() == 2 && u8::from_str_radix(part, 16).is_ok())
+        && parts
+            .iter()
+            .all(|part| part.len() == 2 && u8::from_str_radix(part, 16).is_ok())
         && u8::from_str_radix(parts[0], 16).is_ok_and(|first| first & 1 == 0)
 }
 

@@ -60,7 +60,11 @@ impl Section {
 
     /// Sets the description as the tools do: every line ends in a newline; empty removes it.
     pub fn set_description(&mut self, text: &str) {
-        self.description = if text.is_empty() { String::new() } else { format!("{}\n", text.trim_end_matches('\n')) };
+        self.description = if text.is_empty() {
+            String::new()
+        } else {
+            format!("{}\n", text.trim_end_matches('\n'))
+        };
     }
 
     /// Volumes of this section with their keys, in the order rootfs, mp0…, unused0….
@@ -151,10 +155,17 @@ impl CtConfig {
                 At::Snapshot(name) => config.snapshots.entry(name.clone()).or_default().take_line(line),
                 At::Pending => match line.split_once(':') {
                     Some(("delete", keys)) => {
-                        config.pending.delete = keys.split(',').map(|key| key.trim().to_owned()).filter(|key| !key.is_empty()).collect();
+                        config.pending.delete = keys
+                            .split(',')
+                            .map(|key| key.trim().to_owned())
+                            .filter(|key| !key.is_empty())
+                            .collect();
                     }
                     Some((key, value)) => {
-                        config.pending.values.insert(key.trim().to_owned(), value.trim().to_owned());
+                        config
+                            .pending
+                            .values
+                            .insert(key.trim().to_owned(), value.trim().to_owned());
                     }
                     None => {}
                 },
@@ -186,7 +197,10 @@ impl CtConfig {
 
 /// `net3` with prefix `net` is `Some(3)`.
 pub(crate) fn numbered(key: &str, prefix: &str) -> Option<usize> {
-    key.strip_prefix(prefix).filter(|rest| !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_digit()))?.parse().ok()
+    key.strip_prefix(prefix)
+        .filter(|rest| !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_digit()))?
+        .parse()
+        .ok()
 }
 
 /// A property string, `name=eth0,bridge=vmbr0`. One key may stand without its name (`local:8` is the volume).
@@ -211,7 +225,11 @@ impl Properties {
 
     /// The value of `key`.
     pub fn get(&self, key: &str) -> Option<&str> {
-        self.pairs.iter().rev().find(|(name, _)| name == key).map(|(_, value)| value.as_str())
+        self.pairs
+            .iter()
+            .rev()
+            .find(|(name, _)| name == key)
+            .map(|(_, value)| value.as_str())
     }
 
     /// Sets `key`.
@@ -230,11 +248,22 @@ impl Properties {
 
     /// As the real tools write it: `first` keys in front (the default key `bare` without its name), the rest sorted.
     pub(crate) fn render(&self, bare: Option<&str>, first: &[&str]) -> String {
-        let mut rest: Vec<&(String, String)> =
-            self.pairs.iter().filter(|(key, _)| bare != Some(key.as_str()) && !first.contains(&key.as_str())).collect();
+        let mut rest: Vec<&(String, String)> = self
+            .pairs
+            .iter()
+            .filter(|(key, _)| bare != Some(key.as_str()) && !first.contains(&key.as_str()))
+            .collect();
         rest.sort();
-        let mut parts: Vec<String> = bare.and_then(|key| self.get(key)).map(str::to_owned).into_iter().collect();
-        parts.extend(first.iter().filter_map(|key| self.get(key).map(|value| format!("{key}={value}"))));
+        let mut parts: Vec<String> = bare
+            .and_then(|key| self.get(key))
+            .map(str::to_owned)
+            .into_iter()
+            .collect();
+        parts.extend(
+            first
+                .iter()
+                .filter_map(|key| self.get(key).map(|value| format!("{key}={value}"))),
+        );
         parts.extend(rest.into_iter().map(|(key, value)| format!("{key}={value}")));
         parts.join(",")
     }
@@ -288,10 +317,21 @@ mod tests {
 
     #[test]
     fn a_real_file_survives_a_round_trip() {
-        for name in ["conf-file-102-pending", "conf-file-102-snap", "conf-file-100-mp", "conf-final-100"] {
+        for name in [
+            "conf-file-102-pending",
+            "conf-file-102-snap",
+            "conf-file-100-mp",
+            "conf-final-100",
+        ] {
             let path = format!("{}/fixtures/transcripts/{name}.txt", env!("CARGO_MANIFEST_DIR"));
             let transcript = std::fs::read_to_string(path).unwrap();
-            let text = transcript.split("--- stdout ---\n").nth(1).unwrap().split("--- stderr ---").next().unwrap();
+            let text = transcript
+                .split("--- stdout ---\n")
+                .nth(1)
+                .unwrap()
+                .split("--- stderr ---")
+                .next()
+                .unwrap();
             assert_eq!(CtConfig::parse(text).render(), text, "{name}");
         }
     }
@@ -307,6 +347,9 @@ mod tests {
     #[test]
     fn properties_keep_the_order_of_the_real_tool() {
         let net = Properties::parse("ip=10.0.0.2/24,type=veth,bridge=vmbr0,name=eth0,gw=10.0.0.1", "name");
-        assert_eq!(net.render(None, &["name", "bridge"]), "name=eth0,bridge=vmbr0,gw=10.0.0.1,ip=10.0.0.2/24,type=veth");
+        assert_eq!(
+            net.render(None, &["name", "bridge"]),
+            "name=eth0,bridge=vmbr0,gw=10.0.0.1,ip=10.0.0.2/24,type=veth"
+        );
     }
 }

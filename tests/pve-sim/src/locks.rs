@@ -18,7 +18,12 @@ pub(crate) fn try_lock(path: &std::path::Path) -> std::io::Result<Option<File>> 
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder)?;
     }
-    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)?;
     match file.try_lock() {
         Ok(()) => Ok(Some(file)),
         Err(TryLockError::WouldBlock) => Ok(None),
@@ -30,7 +35,8 @@ pub(crate) fn try_lock(path: &std::path::Path) -> std::io::Result<Option<File>> 
 pub(crate) fn config_lock(call: &mut Call<'_>, vmid: u32, timeout: Duration) -> Result<File, Stop> {
     let path = call.node.layout.config_lock(vmid);
     let shown = call.node.layout.node_path(&path);
-    let attempt = |_: &Call<'_>| try_lock(&path).map_err(|error| Stop::die(format!("can't open file '{shown}' - {error}")));
+    let attempt =
+        |_: &Call<'_>| try_lock(&path).map_err(|error| Stop::die(format!("can't open file '{shown}' - {error}")));
     if let Some(file) = attempt(call)? {
         return Ok(file);
     }

@@ -22,14 +22,23 @@ fn main() -> std::process::ExitCode {
 }
 
 fn run() -> anyhow::Result<i32> {
-    let argv: Vec<String> = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
+    let argv: Vec<String> = std::env::args_os()
+        .map(|word| word.to_string_lossy().into_owned())
+        .collect();
     let program = PathBuf::from(argv.first().context("argv[0] is empty")?);
-    let name = program.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let name = program
+        .file_name()
+        .map(|name| name.to_string_lossy().into_owned())
+        .unwrap_or_default();
     if TOOLS.contains(&name.as_str()) {
         let root = root_above(&program)?;
         return tool(&root, &name, &argv[1..]);
     }
-    let option = |wanted: &str| argv.iter().position(|word| word == wanted).and_then(|at| argv.get(at + 1));
+    let option = |wanted: &str| {
+        argv.iter()
+            .position(|word| word == wanted)
+            .and_then(|at| argv.get(at + 1))
+    };
     let root = PathBuf::from(option("--root").context("say which node: --root <folder>")?);
     match argv.get(1).map(String::as_str) {
         Some("serve") => {
@@ -38,7 +47,8 @@ fn run() -> anyhow::Result<i32> {
         }
         Some("create") => {
             let name = option("--name").context("say how the node is called: --name <name>")?;
-            let address = option("--address").context("say at which loopback address its ports answer: --address 127.41.0.1")?;
+            let address =
+                option("--address").context("say at which loopback address its ports answer: --address 127.41.0.1")?;
             let spec = NodeSpec::new(name, address.parse().context("--address")?).executable(&std::env::current_exe()?);
             println!("{}", Node::create(&root, &spec)?.describe());
             Ok(0)
@@ -54,27 +64,44 @@ fn run() -> anyhow::Result<i32> {
 
 /// Walks up from the link that was called, not from what it points to.
 fn root_above(program: &Path) -> anyhow::Result<PathBuf> {
-    let absolute = if program.is_absolute() { program.to_owned() } else { std::env::current_dir()?.join(program) };
+    let absolute = if program.is_absolute() {
+        program.to_owned()
+    } else {
+        std::env::current_dir()?.join(program)
+    };
     absolute
         .ancestors()
         .skip(1)
         .find(|folder| folder.join("node.json").is_file())
         .map(Path::to_owned)
-        .with_context(|| format!("no folder above {} holds a node.json; call a tool by its path below a node's root", absolute.display()))
+        .with_context(|| {
+            format!(
+                "no folder above {} holds a node.json; call a tool by its path below a node's root",
+                absolute.display()
+            )
+        })
 }
 
 fn tool(root: &Path, name: &str, argv: &[String]) -> anyhow::Result<i32> {
     let node = Node::open(root)?;
     // These undo what they have begun; the others may be ended by a signal as they are.
     let undoes = match name {
-        "pct" => argv.first().is_some_and(|sub| matches!(sub.as_str(), "create" | "restore" | "clone")),
+        "pct" => argv
+            .first()
+            .is_some_and(|sub| matches!(sub.as_str(), "create" | "restore" | "clone")),
         "vzdump" => true,
         _ => false,
     };
     if undoes {
         catch(node.signals())?;
     }
-    Ok(node.run_as_process(name, argv, &mut std::io::stdin(), &mut std::io::stdout(), &mut std::io::stderr()))
+    Ok(node.run_as_process(
+        name,
+        argv,
+        &mut std::io::stdin(),
+        &mut std::io::stdout(),
+        &mut std::io::stderr(),
+    ))
 }
 
 fn catch(signals: Signals) -> anyhow::Result<()> {

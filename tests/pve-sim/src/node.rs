@@ -29,7 +29,12 @@ impl Node {
     pub fn open(root: &Path) -> io::Result<Self> {
         let layout = Layout::open(root)?;
         let body = body::of(layout.info().body);
-        Ok(Self { layout, clock: Arc::new(SystemClock), body, signals: Signals::default() })
+        Ok(Self {
+            layout,
+            clock: Arc::new(SystemClock),
+            body,
+            signals: Signals::default(),
+        })
     }
 
     /// With another clock.
@@ -52,18 +57,48 @@ impl Node {
     /// Runs a tool in this process, without stdin: `run("pct", &["start", "100"], …)`. Answers its exit code. Where the
     /// executable would kill itself with SIGKILL, this answers 137 and leaves everything as it is at that moment.
     pub fn run(&self, tool: &str, argv: &[String], out: &mut dyn Write, err: &mut dyn Write) -> i32 {
-        self.run_with(tool, argv, Streams { stdin: &mut io::empty(), out, err, own: false })
+        self.run_with(
+            tool,
+            argv,
+            Streams {
+                stdin: &mut io::empty(),
+                out,
+                err,
+                own: false,
+            },
+        )
     }
 
     /// Runs a tool as the executable does: the streams are the process's own, SIGKILL is real.
-    pub fn run_as_process(&self, tool: &str, argv: &[String], stdin: &mut dyn Read, out: &mut dyn Write, err: &mut dyn Write) -> i32 {
-        self.run_with(tool, argv, Streams { stdin, out, err, own: true })
+    pub fn run_as_process(
+        &self,
+        tool: &str,
+        argv: &[String],
+        stdin: &mut dyn Read,
+        out: &mut dyn Write,
+        err: &mut dyn Write,
+    ) -> i32 {
+        self.run_with(
+            tool,
+            argv,
+            Streams {
+                stdin,
+                out,
+                err,
+                own: true,
+            },
+        )
     }
 
     fn run_with(&self, tool: &str, argv: &[String], streams: Streams<'_>) -> i32 {
         let Streams { stdin, out, err, own } = streams;
         // Borrowed anew, so that all lifetimes are the shortest.
-        let streams = Streams { stdin: &mut *stdin, out: &mut *out, err: &mut *err, own };
+        let streams = Streams {
+            stdin: &mut *stdin,
+            out: &mut *out,
+            err: &mut *err,
+            own,
+        };
         let mut call = Call {
             node: self,
             tool: tool.to_owned(),
@@ -99,8 +134,21 @@ impl Node {
     }
 
     /// The container as the body wants to see it.
-    pub(crate) fn ct<'a>(&'a self, vmid: u32, conf: &'a Section, root_volume: &'a Path, signals: &'a Signals) -> Ct<'a> {
-        Ct { layout: &self.layout, clock: self.clock.as_ref(), vmid, conf, root_volume, interrupted: signals }
+    pub(crate) fn ct<'a>(
+        &'a self,
+        vmid: u32,
+        conf: &'a Section,
+        root_volume: &'a Path,
+        signals: &'a Signals,
+    ) -> Ct<'a> {
+        Ct {
+            layout: &self.layout,
+            clock: self.clock.as_ref(),
+            vmid,
+            conf,
+            root_volume,
+            interrupted: signals,
+        }
     }
 
     pub(crate) fn is_running(&self, vmid: u32) -> bool {
@@ -113,7 +161,9 @@ impl Call<'_> {
     pub(crate) fn with_ct<T>(&self, vmid: u32, conf: &Section, act: impl FnOnce(&dyn Body, &Ct<'_>) -> T) -> T {
         let volume = conf.get("rootfs").map(|rootfs| Properties::parse(rootfs, "volume"));
         let path = volume
-            .and_then(|volume| crate::storage::path_of(&self.node.layout, volume.get("volume").unwrap_or_default()).ok())
+            .and_then(|volume| {
+                crate::storage::path_of(&self.node.layout, volume.get("volume").unwrap_or_default()).ok()
+            })
             .unwrap_or_default();
         act(self.node.body.as_ref(), &self.node.ct(vmid, conf, &path, &self.signals))
     }

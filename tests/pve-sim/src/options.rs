@@ -57,20 +57,33 @@ static TABLE: OnceLock<BTreeMap<String, CommandSpec>> = OnceLock::new();
 fn table() -> &'static BTreeMap<String, CommandSpec> {
     TABLE.get_or_init(|| {
         let mut table: BTreeMap<String, CommandSpec> = BTreeMap::new();
-        for line in include_str!("../data/options.tsv").lines().filter(|line| !line.starts_with('#')) {
+        for line in include_str!("../data/options.tsv")
+            .lines()
+            .filter(|line| !line.starts_with('#'))
+        {
             let mut columns = line.splitn(3, '\t');
-            let (Some(command), Some(name), kind) = (columns.next(), columns.next(), columns.next().unwrap_or("")) else {
+            let (Some(command), Some(name), kind) = (columns.next(), columns.next(), columns.next().unwrap_or(""))
+            else {
                 continue;
             };
             let command = command.split(" --").next().unwrap_or(command).replace(" {<vmid>}", "");
             let spec = table.entry(command).or_default();
             if name == "(positional)" {
-                spec.required =
-                    kind.split(' ').filter_map(|word| word.strip_prefix('<')?.strip_suffix('>')).map(str::to_owned).collect();
+                spec.required = kind
+                    .split(' ')
+                    .filter_map(|word| word.strip_prefix('<')?.strip_suffix('>'))
+                    .map(str::to_owned)
+                    .collect();
             } else if let Some(option) = name.strip_prefix("--") {
-                spec.options.push(OptionSpec { name: option.to_owned(), kind: kind.to_owned() });
+                spec.options.push(OptionSpec {
+                    name: option.to_owned(),
+                    kind: kind.to_owned(),
+                });
             } else if let Some(positional) = name.strip_prefix('<').and_then(|rest| rest.strip_suffix('>')) {
-                spec.positionals.push(OptionSpec { name: positional.to_owned(), kind: kind.to_owned() });
+                spec.positionals.push(OptionSpec {
+                    name: positional.to_owned(),
+                    kind: kind.to_owned(),
+                });
             }
         }
         // Output options of every pvesh command, which its usage text shows only on request.
@@ -88,7 +101,11 @@ fn table() -> &'static BTreeMap<String, CommandSpec> {
 
 /// Commands of a tool, as the table knows them.
 pub(crate) fn command(tool: &str, sub: &str) -> Option<&'static CommandSpec> {
-    let key = if sub.is_empty() { tool.to_owned() } else { format!("{tool} {sub}") };
+    let key = if sub.is_empty() {
+        tool.to_owned()
+    } else {
+        format!("{tool} {sub}")
+    };
     table().get(&key)
 }
 
@@ -106,7 +123,13 @@ impl CommandSpec {
         let words: Vec<String> = self
             .positionals
             .iter()
-            .map(|spec| if self.required.contains(&spec.name) { format!("<{}>", spec.name) } else { format!("[<{}>]", spec.name) })
+            .map(|spec| {
+                if self.required.contains(&spec.name) {
+                    format!("<{}>", spec.name)
+                } else {
+                    format!("[<{}>]", spec.name)
+                }
+            })
             .collect();
         let options = if self.options.is_empty() { "" } else { " [OPTIONS]" };
         format!("{tool} {sub} {}{options}", words.join(" "))
@@ -122,11 +145,19 @@ impl CommandSpec {
     /// Resolves an option as written to its full name: exact, or a unique abbreviation.
     fn resolve(&self, written: &str) -> Result<(String, &OptionSpec), String> {
         if let Some(spec) = self.find_exact(written) {
-            let name = if spec.name.ends_with("[n]") { written.to_owned() } else { spec.name.clone() };
+            let name = if spec.name.ends_with("[n]") {
+                written.to_owned()
+            } else {
+                spec.name.clone()
+            };
             return Ok((name, spec));
         }
         let lower = written.to_ascii_lowercase();
-        let close: Vec<&OptionSpec> = self.options.iter().filter(|spec| spec.name.to_ascii_lowercase().starts_with(&lower)).collect();
+        let close: Vec<&OptionSpec> = self
+            .options
+            .iter()
+            .filter(|spec| spec.name.to_ascii_lowercase().starts_with(&lower))
+            .collect();
         match close.as_slice() {
             [] => Err(format!("Unknown option: {lower}")),
             [only] if !only.name.ends_with("[n]") => Ok((only.name.clone(), only)),
@@ -152,7 +183,11 @@ impl CommandSpec {
                 after_dashes.extend_from_slice(&argv[at..]);
                 break;
             }
-            let Some(option) = word.strip_prefix("--").or_else(|| word.strip_prefix('-')).filter(|name| !name.is_empty()) else {
+            let Some(option) = word
+                .strip_prefix("--")
+                .or_else(|| word.strip_prefix('-'))
+                .filter(|name| !name.is_empty())
+            else {
                 words.push(word.to_owned());
                 continue;
             };
@@ -164,7 +199,9 @@ impl CommandSpec {
                 Err(complaint) => complaints.push(complaint),
                 Ok((name, spec)) => {
                     let boolean = spec.kind.starts_with("<boolean>");
-                    let next = argv.get(at).filter(|next| !boolean || !next.starts_with('-') || next.as_str() == "-");
+                    let next = argv
+                        .get(at)
+                        .filter(|next| !boolean || !next.starts_with('-') || next.as_str() == "-");
                     let value = match (inline, next) {
                         (Some(value), _) => Some(value),
                         (None, Some(next)) => {
@@ -182,13 +219,18 @@ impl CommandSpec {
                         Some(value) => {
                             given.insert(name, value);
                         }
-                        None => complaints.push(format!("Option {} requires an argument", written.to_ascii_lowercase())),
+                        None => {
+                            complaints.push(format!("Option {} requires an argument", written.to_ascii_lowercase()))
+                        }
                     }
                 }
             }
         }
         if !complaints.is_empty() {
-            return Err(Stop::die(format!("{}\n400 unable to parse option\n{usage}", complaints.join("\n"))));
+            return Err(Stop::die(format!(
+                "{}\n400 unable to parse option\n{usage}",
+                complaints.join("\n")
+            )));
         }
         let mut arguments = self.take_positionals(tool, &usage, words, after_dashes)?;
         let mut problems: BTreeMap<String, String> = BTreeMap::new();
@@ -215,18 +257,35 @@ impl CommandSpec {
                 problems.insert(spec.name.clone(), reason);
             }
         }
-        if problems.is_empty() { Ok(arguments) } else { Err(Stop::parameters(&problems, &usage)) }
+        if problems.is_empty() {
+            Ok(arguments)
+        } else {
+            Err(Stop::parameters(&problems, &usage))
+        }
     }
 
-    fn take_positionals(&self, tool: &str, usage: &str, words: Vec<String>, after: Vec<String>) -> Result<Arguments, Stop> {
+    fn take_positionals(
+        &self,
+        tool: &str,
+        usage: &str,
+        words: Vec<String>,
+        after: Vec<String>,
+    ) -> Result<Arguments, Stop> {
         let mut arguments = Arguments::default();
         let mut words: Vec<String> = words.into_iter().chain(after).collect();
         if tool == "vzdump" {
             arguments.rest = words;
             return Ok(arguments);
         }
-        let takes_rest = self.positionals.last().is_some_and(|spec| spec.kind.starts_with("<array>"));
-        let named: Vec<&OptionSpec> = self.positionals.iter().filter(|spec| !spec.kind.starts_with("<array>")).collect();
+        let takes_rest = self
+            .positionals
+            .last()
+            .is_some_and(|spec| spec.kind.starts_with("<array>"));
+        let named: Vec<&OptionSpec> = self
+            .positionals
+            .iter()
+            .filter(|spec| !spec.kind.starts_with("<array>"))
+            .collect();
         if words.len() < self.required.len() {
             return Err(Stop::die(format!("400 not enough arguments\n{usage}")));
         }
@@ -262,7 +321,11 @@ mod tests {
             &["set", "100", "--memory", "200", "--memory", "300"],
         ] {
             let arguments = parse(words).unwrap();
-            assert_eq!((arguments.get("memory"), arguments.vmid()), (Some("300"), Some(100)), "{words:?}");
+            assert_eq!(
+                (arguments.get("memory"), arguments.vmid()),
+                (Some("300"), Some(100)),
+                "{words:?}"
+            );
         }
         assert!(parse(&["set", "100", "--onboot"]).unwrap().flag("onboot"));
         assert!(!parse(&["set", "100", "--onboot", "No"]).unwrap().flag("onboot"));

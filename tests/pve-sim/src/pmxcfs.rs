@@ -22,7 +22,10 @@ pub(crate) fn load(layout: &Layout, vmid: u32) -> Result<CtConfig, Stop> {
 }
 
 fn missing(layout: &Layout, vmid: u32) -> Stop {
-    Stop::die(format!("Configuration file 'nodes/{}/lxc/{vmid}.conf' does not exist", layout.info().name))
+    Stop::die(format!(
+        "Configuration file 'nodes/{}/lxc/{vmid}.conf' does not exist",
+        layout.info().name
+    ))
 }
 
 /// SHA-1 of the raw file, as `--digest` wants it.
@@ -71,7 +74,9 @@ pub(crate) fn guests(layout: &Layout) -> io::Result<BTreeMap<u32, (String, &'sta
         let node = node?;
         let name = node.file_name().to_string_lossy().into_owned();
         for (folder, kind) in [("lxc", "lxc"), ("qemu-server", "qemu")] {
-            let Ok(entries) = std::fs::read_dir(node.path().join(folder)) else { continue };
+            let Ok(entries) = std::fs::read_dir(node.path().join(folder)) else {
+                continue;
+            };
             for entry in entries {
                 let file = entry?.file_name().to_string_lossy().into_owned();
                 if let Some(vmid) = file.strip_suffix(".conf").and_then(|stem| stem.parse().ok()) {
@@ -87,7 +92,11 @@ pub(crate) fn guests(layout: &Layout) -> io::Result<BTreeMap<u32, (String, &'sta
 pub(crate) fn containers(call: &Call<'_>) -> Result<Vec<u32>, Stop> {
     let guests = guests(&call.node.layout).map_err(|error| Stop::die(format!("/etc/pve/nodes: {error}")))?;
     let own = &call.node.layout.info().name;
-    Ok(guests.into_iter().filter(|(_, (node, kind))| node == own && *kind == "lxc").map(|(vmid, _)| vmid).collect())
+    Ok(guests
+        .into_iter()
+        .filter(|(_, (node, kind))| node == own && *kind == "lxc")
+        .map(|(vmid, _)| vmid)
+        .collect())
 }
 
 /// Refuses a number that any guest of the host has.
@@ -111,16 +120,27 @@ pub(crate) fn refresh(layout: &Layout, changed: Option<u32>) -> io::Result<()> {
         std::thread::yield_now();
     };
     let path = layout.pve().join(".vmlist");
-    let old: Value = std::fs::read(&path).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or(Value::Null);
+    let old: Value = std::fs::read(&path)
+        .ok()
+        .and_then(|text| serde_json::from_slice(&text).ok())
+        .unwrap_or(Value::Null);
     let version = old["version"].as_u64().unwrap_or(0) + 1;
     let lines: Vec<String> = guests(layout)?
         .into_iter()
         .map(|(vmid, (node, kind))| {
-            let known = old["ids"][vmid.to_string()]["version"].as_u64().filter(|_| changed != Some(vmid));
-            format!("\"{vmid}\": {{ \"node\": \"{node}\", \"type\": \"{kind}\", \"version\": {} }}", known.unwrap_or(version))
+            let known = old["ids"][vmid.to_string()]["version"]
+                .as_u64()
+                .filter(|_| changed != Some(vmid));
+            format!(
+                "\"{vmid}\": {{ \"node\": \"{node}\", \"type\": \"{kind}\", \"version\": {} }}",
+                known.unwrap_or(version)
+            )
         })
         .collect();
-    let text = format!("{{\n\"version\": {version},\n\"ids\": {{\n{}}}\n\n}}\n", lines.join(",\n"));
+    let text = format!(
+        "{{\n\"version\": {version},\n\"ids\": {{\n{}}}\n\n}}\n",
+        lines.join(",\n")
+    );
     write_atomically(&path, text.as_bytes())?;
     let counters = json!({"starttime": layout.info().booted_s, "clinfo": 0, "vmlist": version, "corosync.conf": 1,
         "storage.cfg": 1, "datacenter.cfg": 1});

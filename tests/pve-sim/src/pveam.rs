@@ -27,7 +27,9 @@ pub(crate) fn placeholder(name: &str) -> String {
 /// Writes the index of all templates in `pool`.
 pub(crate) fn write_index(layout: &Layout, pool: &Path) -> io::Result<()> {
     let mut names: Vec<String> = match fs::read_dir(pool) {
-        Ok(entries) => entries.filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned())).collect(),
+        Ok(entries) => entries
+            .filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned()))
+            .collect(),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
         Err(error) => return Err(error),
     };
@@ -102,7 +104,12 @@ fn available(call: &mut Call<'_>) -> Result<(), Stop> {
 /// Without network the real one fails and exits zero.
 fn update(call: &mut Call<'_>) -> Result<(), Stop> {
     call.point(At::Middle)?;
-    let pool = call.layout().info().template_pool.clone().filter(|pool| pool.is_dir() && !pool.join(OFFLINE).exists());
+    let pool = call
+        .layout()
+        .info()
+        .template_pool
+        .clone()
+        .filter(|pool| pool.is_dir() && !pool.join(OFFLINE).exists());
     match pool {
         Some(pool) => {
             write_index(call.layout(), &pool).map_err(|error| Stop::die(error.to_string()))?;
@@ -123,8 +130,13 @@ fn megabytes(bytes: u64) -> String {
 fn list(call: &mut Call<'_>) -> Result<(), Stop> {
     call.point(At::Middle)?;
     let storage = storage::find(call.layout(), call.args.required("storage"))?;
-    let volumes = storage.volumes(call.layout()).map_err(|error| Stop::die(error.to_string()))?;
-    let templates: Vec<_> = volumes.into_iter().filter(|volume| volume.content == "vztmpl").collect();
+    let volumes = storage
+        .volumes(call.layout())
+        .map_err(|error| Stop::die(error.to_string()))?;
+    let templates: Vec<_> = volumes
+        .into_iter()
+        .filter(|volume| volume.content == "vztmpl")
+        .collect();
     if templates.is_empty() {
         return Ok(());
     }
@@ -138,7 +150,10 @@ fn list(call: &mut Call<'_>) -> Result<(), Stop> {
 fn download(call: &mut Call<'_>, usage: &str) -> Result<(), Stop> {
     let template = call.args.required("template").to_owned();
     if !index(call).iter().any(|(_, name)| *name == template) {
-        return Err(Stop::parameters(&[("template".to_owned(), "no such template".to_owned())].into(), usage));
+        return Err(Stop::parameters(
+            &[("template".to_owned(), "no such template".to_owned())].into(),
+            usage,
+        ));
     }
     let storage = storage::find(call.layout(), call.args.required("storage"))?;
     let target = storage::path_of(call.layout(), &format!("{}:vztmpl/{template}", storage.id))?;
@@ -146,20 +161,31 @@ fn download(call: &mut Call<'_>, usage: &str) -> Result<(), Stop> {
     worker(call, "download", "", |call| {
         let url = format!("http://download.proxmox.com/images/system/{template}");
         if target.exists() {
-            call.say(&format!("OK, got correct file already, no need to re-download '{shown}'"))?;
+            call.say(&format!(
+                "OK, got correct file already, no need to re-download '{shown}'"
+            ))?;
             return Ok(());
         }
         call.say(&format!("downloading {url} to {shown}"))?;
         let temporary = target.with_extension(format!("tmp_dwnl.{}", std::process::id()));
         call.say(&format!("--2026-01-01 00:00:00--  {url}"))?;
         call.point(At::Middle)?;
-        let pool = call.layout().info().template_pool.clone().filter(|pool| !pool.join(OFFLINE).exists());
-        let copied = pool.ok_or(io::ErrorKind::NotConnected.into()).and_then(|pool| fs::copy(pool.join(&template), &temporary));
+        let pool = call
+            .layout()
+            .info()
+            .template_pool
+            .clone()
+            .filter(|pool| !pool.join(OFFLINE).exists());
+        let copied = pool
+            .ok_or(io::ErrorKind::NotConnected.into())
+            .and_then(|pool| fs::copy(pool.join(&template), &temporary));
         if copied.is_err() {
             // Nothing may be there to remove.
             let _ = fs::remove_file(&temporary);
             call.complain("failed: Temporary failure in name resolution.");
-            return Err(Stop::die(format!("command '/usr/bin/wget --progress=dot:giga -O {shown}.tmp {url}' failed: exit code 4")));
+            return Err(Stop::die(format!(
+                "command '/usr/bin/wget --progress=dot:giga -O {shown}.tmp {url}' failed: exit code 4"
+            )));
         }
         fs::rename(&temporary, &target).map_err(|error| Stop::die(format!("unable to save file: {error}")))?;
         call.say(&format!("download of '{url}' to '{shown}' finished"))

@@ -35,7 +35,11 @@ pub(crate) fn run(call: &mut Call<'_>, argv: &[String]) -> Result<(), Stop> {
         }
     }
     call.args = args;
-    let parts: Vec<String> = path.split('/').filter(|part| !part.is_empty()).map(str::to_owned).collect();
+    let parts: Vec<String> = path
+        .split('/')
+        .filter(|part| !part.is_empty())
+        .map(str::to_owned)
+        .collect();
     if let ["nodes", _, "lxc", vmid, ..] = parts.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         call.vmid = vmid.parse().ok();
     }
@@ -67,7 +71,9 @@ fn show_value(call: &mut Call<'_>, value: &Value) -> Result<(), Stop> {
         }
         ("text", Value::String(text)) => call.say(text),
         ("text", Value::Number(number)) => call.say(&number.to_string()),
-        (format, _) => Err(Stop::NotSimulated(format!("pvesh --output-format {format} of a table; ask for json"))),
+        (format, _) => Err(Stop::NotSimulated(format!(
+            "pvesh --output-format {format} of a table; ask for json"
+        ))),
     }
 }
 
@@ -76,7 +82,11 @@ fn no_handler(verb: &str, path: &str) -> Stop {
 }
 
 fn own_node(call: &Call<'_>, node: &str) -> Result<(), Stop> {
-    if node == call.layout().info().name || node == "localhost" { Ok(()) } else { Err(Stop::die(format!("no such cluster node '{node}'"))) }
+    if node == call.layout().info().name || node == "localhost" {
+        Ok(())
+    } else {
+        Err(Stop::die(format!("no such cluster node '{node}'")))
+    }
 }
 
 fn get(call: &mut Call<'_>, parts: &[&str], path: &str) -> Result<Value, Stop> {
@@ -86,12 +96,17 @@ fn get(call: &mut Call<'_>, parts: &[&str], path: &str) -> Result<Value, Stop> {
     match parts {
         ["version"] => {
             let version = call.layout().info().pve_version.clone();
-            let release = version.rsplit_once('.').map_or(version.as_str(), |(release, _)| release).to_owned();
+            let release = version
+                .rsplit_once('.')
+                .map_or(version.as_str(), |(release, _)| release)
+                .to_owned();
             Ok(json!({"release": release, "repoid": "2606ac85b1a4", "version": version}))
         }
         ["cluster", "nextid"] => next_id(call),
-        ["nodes"] => Ok(json!([{"id": format!("node/{}", call.layout().info().name), "node": call.layout().info().name,
-            "status": "online", "type": "node"}])),
+        ["nodes"] => Ok(
+            json!([{"id": format!("node/{}", call.layout().info().name), "node": call.layout().info().name,
+            "status": "online", "type": "node"}]),
+        ),
         ["nodes", _, "status"] => node_status(call),
         ["nodes", _, "lxc"] => {
             let mut list = Vec::new();
@@ -118,9 +133,8 @@ fn get(call: &mut Call<'_>, parts: &[&str], path: &str) -> Result<Value, Stop> {
         ["nodes", _, "storage"] => storages(call),
         ["nodes", _, "storage", id, "content"] => content(call, id),
         ["nodes", _, "tasks", upid, what @ ("status" | "log")] => task(call, upid, what),
-        ["nodes", _, "qemu" | "tasks" | "network" | "services" | "disks", ..] | ["cluster" | "storage" | "access" | "pools", ..] => {
-            Err(Stop::NotSimulated(format!("pvesh get {path}")))
-        }
+        ["nodes", _, "qemu" | "tasks" | "network" | "services" | "disks", ..]
+        | ["cluster" | "storage" | "access" | "pools", ..] => Err(Stop::NotSimulated(format!("pvesh get {path}"))),
         _ => Err(no_handler("get", path)),
     }
 }
@@ -129,13 +143,26 @@ fn get(call: &mut Call<'_>, parts: &[&str], path: &str) -> Result<Value, Stop> {
 fn next_id(call: &Call<'_>) -> Result<Value, Stop> {
     let guests = pmxcfs::guests(call.layout()).map_err(|error| Stop::die(error.to_string()))?;
     if let Some(wanted) = call.args.get("vmid") {
-        let vmid: u32 = wanted.parse().map_err(|_| Stop::die("400 Parameter verification failed."))?;
+        let vmid: u32 = wanted
+            .parse()
+            .map_err(|_| Stop::die("400 Parameter verification failed."))?;
         let problems = [("vmid".to_owned(), format!("VM {vmid} already exists"))].into();
-        return if guests.contains_key(&vmid) { Err(Stop::parameters(&problems, "")) } else { Ok(json!(vmid)) };
+        return if guests.contains_key(&vmid) {
+            Err(Stop::parameters(&problems, ""))
+        } else {
+            Ok(json!(vmid))
+        };
     }
     let text = fs::read_to_string(call.layout().pve().join("datacenter.cfg")).unwrap_or_default();
-    let range = text.lines().find_map(|line| line.strip_prefix("next-id:")).unwrap_or_default();
-    let bound = |name: &str| range.split(',').find_map(|part| part.trim().strip_prefix(name)?.strip_prefix('=')?.parse::<u32>().ok());
+    let range = text
+        .lines()
+        .find_map(|line| line.strip_prefix("next-id:"))
+        .unwrap_or_default();
+    let bound = |name: &str| {
+        range
+            .split(',')
+            .find_map(|part| part.trim().strip_prefix(name)?.strip_prefix('=')?.parse::<u32>().ok())
+    };
     let (lower, upper) = (bound("lower").unwrap_or(100), bound("upper").unwrap_or(1_000_000));
     (lower..upper)
         .find(|vmid| !guests.contains_key(vmid))
@@ -204,17 +231,25 @@ fn node_status(call: &Call<'_>) -> Result<Value, Stop> {
     let (total, used, available) = storage::find(call.layout(), "local")?.usage(call.layout());
     let meminfo = fs::read_to_string(call.layout().proc().join("meminfo")).unwrap_or_default();
     let kib = |key: &str| {
-        let line = meminfo.lines().find_map(|line| line.strip_prefix(key)).unwrap_or_default();
-        line.split_whitespace().nth(0).and_then(|text| text.parse::<u64>().ok()).unwrap_or(0)
+        let line = meminfo
+            .lines()
+            .find_map(|line| line.strip_prefix(key))
+            .unwrap_or_default();
+        line.split_whitespace()
+            .next()
+            .and_then(|text| text.parse::<u64>().ok())
+            .unwrap_or(0)
     };
     let (memory_total, memory_free) = (kib("MemTotal:") << 10, kib("MemAvailable:") << 10);
-    Ok(json!({"cpu": 0, "cpuinfo": {"cores": info.cpus, "cpus": info.cpus, "model": "Simulated CPU", "sockets": 1, "user_hz": 100},
+    Ok(
+        json!({"cpu": 0, "cpuinfo": {"cores": info.cpus, "cpus": info.cpus, "model": "Simulated CPU", "sockets": 1, "user_hz": 100},
         "current-kernel": {"machine": "x86_64", "release": "6.8.12-9-pve", "sysname": "Linux", "version": "#1 SMP"},
         "idle": 0, "ksm": {"shared": 0}, "kversion": "Linux 6.8.12-9-pve #1 SMP", "loadavg": ["0.10", "0.08", "0.05"],
         "memory": {"free": memory_free, "total": memory_total, "used": memory_total - memory_free.min(memory_total)},
         "pveversion": format!("pve-manager/{}/2606ac85b1a4", info.pve_version),
         "rootfs": {"avail": available, "free": available, "total": total, "used": used}, "swap": {"free": 0, "total": 0, "used": 0},
-        "uptime": now_s(call.node.clock.as_ref()).saturating_sub(info.booted_s), "wait": 0}))
+        "uptime": now_s(call.node.clock.as_ref()).saturating_sub(info.booted_s), "wait": 0}),
+    )
 }
 
 #[expect(clippy::cast_precision_loss)]
@@ -233,7 +268,9 @@ fn storages(call: &Call<'_>) -> Result<Value, Stop> {
 
 fn content(call: &Call<'_>, id: &str) -> Result<Value, Stop> {
     let storage = storage::find(call.layout(), id)?;
-    let volumes = storage.volumes(call.layout()).map_err(|error| Stop::die(error.to_string()))?;
+    let volumes = storage
+        .volumes(call.layout())
+        .map_err(|error| Stop::die(error.to_string()))?;
     Ok(volumes
         .into_iter()
         .map(|volume| {
@@ -260,15 +297,24 @@ fn task(call: &Call<'_>, upid: &str, what: &str) -> Result<Value, Stop> {
         return Err(Stop::die(format!("unable to parse worker upid '{upid}'")));
     };
     let path = call.layout().tasks().join(place.to_string()).join(upid);
-    let Ok(text) = fs::read_to_string(&path) else { return Err(Stop::die("no such task")) };
+    let Ok(text) = fs::read_to_string(&path) else {
+        return Err(Stop::die("no such task"));
+    };
     if what == "log" {
-        return Ok(text.lines().enumerate().map(|(index, line)| json!({"n": index + 1, "t": line})).collect());
+        return Ok(text
+            .lines()
+            .enumerate()
+            .map(|(index, line)| json!({"n": index + 1, "t": line}))
+            .collect());
     }
     let hex = |text: &str| u64::from_str_radix(text, 16).unwrap_or(0);
     let mut value = json!({"id": id, "node": node, "pid": hex(pid), "pstart": hex(start_ticks), "starttime": hex(start), "type": kind,
         "upid": upid, "user": user});
     let last = text.lines().last().unwrap_or_default();
-    let end = last.strip_prefix("TASK ERROR: ").map(str::to_owned).or_else(|| (last == "TASK OK").then(|| "OK".to_owned()));
+    let end = last
+        .strip_prefix("TASK ERROR: ")
+        .map(str::to_owned)
+        .or_else(|| (last == "TASK OK").then(|| "OK".to_owned()));
     match end {
         Some(end) => {
             value["status"] = json!("stopped");

@@ -10,7 +10,9 @@ use crate::storage::{self, KIB, Storage};
 pub(crate) fn run(call: &mut Call<'_>, argv: &[String]) -> Result<(), Stop> {
     let sub = argv.first().map(String::as_str).unwrap_or_default();
     sub.clone_into(&mut call.sub);
-    let Some(spec) = command("pvesm", sub) else { return Err(Stop::NotSimulated(format!("pvesm {sub}"))) };
+    let Some(spec) = command("pvesm", sub) else {
+        return Err(Stop::NotSimulated(format!("pvesm {sub}")));
+    };
     call.args = spec.parse("pvesm", sub, &argv[1..])?;
     call.vmid = call.args.vmid();
     let usage = spec.usage("pvesm", sub);
@@ -39,13 +41,25 @@ fn status(call: &mut Call<'_>, usage: &str) -> Result<(), Stop> {
     if let Some(wanted) = call.args.get("storage") {
         storages.retain(|storage| storage.id == wanted);
         if storages.is_empty() {
-            return Err(Stop::parameters(&[("storage".to_owned(), "No such storage.".to_owned())].into(), usage));
+            return Err(Stop::parameters(
+                &[("storage".to_owned(), "No such storage.".to_owned())].into(),
+                usage,
+            ));
         }
     }
     if let Some(content) = call.args.get("content") {
-        storages.retain(|storage| content.split(',').any(|wanted| storage.content.iter().any(|held| held == wanted)));
+        storages.retain(|storage| {
+            content
+                .split(',')
+                .any(|wanted| storage.content.iter().any(|held| held == wanted))
+        });
     }
-    let width = storages.iter().map(|storage| storage.id.len()).max().unwrap_or(0).max(4);
+    let width = storages
+        .iter()
+        .map(|storage| storage.id.len())
+        .max()
+        .unwrap_or(0)
+        .max(4);
     call.say(&format!(
         "{:<width$} {:>10} {:>10} {:>15} {:>15} {:>15} {:>8}",
         "Name", "Type", "Status", "Total", "Used", "Available", "%"
@@ -69,21 +83,49 @@ fn status(call: &mut Call<'_>, usage: &str) -> Result<(), Stop> {
 
 fn list(call: &mut Call<'_>) -> Result<(), Stop> {
     let storage = storage::find(call.layout(), call.args.required("storage"))?;
-    let mut volumes = storage.volumes(call.layout()).map_err(|error| Stop::die(error.to_string()))?;
+    let mut volumes = storage
+        .volumes(call.layout())
+        .map_err(|error| Stop::die(error.to_string()))?;
     if let Some(content) = call.args.get("content") {
         volumes.retain(|volume| volume.content == content);
     }
     if let Some(vmid) = call.args.vmid() {
         volumes.retain(|volume| volume.vmid == Some(vmid));
     }
-    let volid = volumes.iter().map(|volume| volume.volid.len()).max().unwrap_or(0).max(5);
-    let format = volumes.iter().map(|volume| volume.format.len()).max().unwrap_or(0).max(6);
-    let content = volumes.iter().map(|volume| volume.content.len()).max().unwrap_or(0).max(6);
-    let size = volumes.iter().map(|volume| volume.size.to_string().len()).max().unwrap_or(0).max(10);
-    call.say(&format!("{:<volid$} {:<format$} {:<content$} {:>size$} VMID", "Volid", "Format", "Type", "Size"))?;
+    let volid = volumes
+        .iter()
+        .map(|volume| volume.volid.len())
+        .max()
+        .unwrap_or(0)
+        .max(5);
+    let format = volumes
+        .iter()
+        .map(|volume| volume.format.len())
+        .max()
+        .unwrap_or(0)
+        .max(6);
+    let content = volumes
+        .iter()
+        .map(|volume| volume.content.len())
+        .max()
+        .unwrap_or(0)
+        .max(6);
+    let size = volumes
+        .iter()
+        .map(|volume| volume.size.to_string().len())
+        .max()
+        .unwrap_or(0)
+        .max(10);
+    call.say(&format!(
+        "{:<volid$} {:<format$} {:<content$} {:>size$} VMID",
+        "Volid", "Format", "Type", "Size"
+    ))?;
     for volume in volumes {
         let vmid = volume.vmid.map(|vmid| format!(" {vmid}")).unwrap_or_default();
-        call.say(&format!("{:<volid$} {:<format$} {:<content$} {:>size$}{vmid}", volume.volid, volume.format, volume.content, volume.size))?;
+        call.say(&format!(
+            "{:<volid$} {:<format$} {:<content$} {:>size$}{vmid}",
+            volume.volid, volume.format, volume.content, volume.size
+        ))?;
     }
     Ok(())
 }
@@ -91,11 +133,16 @@ fn list(call: &mut Call<'_>) -> Result<(), Stop> {
 fn alloc(call: &mut Call<'_>) -> Result<(), Stop> {
     let storage: Storage = storage::find(call.layout(), call.args.required("storage"))?;
     let name = call.args.required("filename").to_owned();
-    let Some(size) = storage::parse_size(call.args.required("size"), KIB) else { return Err(Stop::die("unable to parse size")) };
+    let Some(size) = storage::parse_size(call.args.required("size"), KIB) else {
+        return Err(Stop::die("unable to parse size"));
+    };
     let volid = format!("{}:{}/{name}", storage.id, call.vmid.unwrap_or_default());
     let path = storage::path_of(call.layout(), &volid)?;
     if path.exists() {
-        return Err(Stop::die(format!("disk image '{}' already exists", call.layout().node_path(&path))));
+        return Err(Stop::die(format!(
+            "disk image '{}' already exists",
+            call.layout().node_path(&path)
+        )));
     }
     storage::allocate_raw(call, &storage, &path, size)?;
     call.say(&format!("successfully created '{volid}'"))

@@ -83,12 +83,20 @@ pub struct Rule {
 impl Rule {
     /// A rule for every call of `tool`, in the middle, always.
     pub fn on(tool: &str, fault: Fault) -> Self {
-        Self { tool: tool.to_owned(), sub: None, vmid: None, at: At::Middle, times: None, skip: 0, fault }
+        Self {
+            tool: tool.to_owned(),
+            sub: None,
+            vmid: None,
+            at: At::Middle,
+            times: None,
+            skip: 0,
+            fault,
+        }
     }
 
     /// Only this subcommand.
     #[must_use]
-    pub fn sub(mut self, sub: &str) -> Self {
+    pub fn subcommand(mut self, sub: &str) -> Self {
         self.sub = Some(sub.to_owned());
         self
     }
@@ -194,11 +202,20 @@ impl Counters {
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder)?;
         }
-        let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path)?;
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)?;
         file.lock()?;
         let mut text = String::new();
         file.read_to_string(&mut text)?;
-        let hits = if text.is_empty() { Vec::new() } else { serde_json::from_str(&text).map_err(io::Error::other)? };
+        let hits = if text.is_empty() {
+            Vec::new()
+        } else {
+            serde_json::from_str(&text).map_err(io::Error::other)?
+        };
         Ok(Self { file, hits })
     }
 
@@ -256,7 +273,10 @@ mod tests {
         ]"#;
         let rules: Vec<Rule> = serde_json::from_str(text).unwrap();
         assert_eq!(rules.len(), 8);
-        assert_eq!(rules[0], Rule::on("pct", Fault::DelayMs(500)).sub("create").vmid(100).times(1));
+        assert_eq!(
+            rules[0],
+            Rule::on("pct", Fault::DelayMs(500)).subcommand("create").vmid(100).times(1)
+        );
         assert_eq!(rules[7].fault, Fault::Lock("backup".to_owned()));
     }
 }

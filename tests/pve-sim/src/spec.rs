@@ -18,7 +18,10 @@ use crate::tools::TOOLS;
 use crate::{pmxcfs, pveam};
 
 /// The template that every new node has, and the one that `pveam download` can fetch besides.
-pub const TEMPLATES: [&str; 2] = ["debian-12-standard_12.7-1_amd64.tar.zst", "debian-13-standard_13.1-2_amd64.tar.zst"];
+pub const TEMPLATES: [&str; 2] = [
+    "debian-12-standard_12.7-1_amd64.tar.zst",
+    "debian-13-standard_13.1-2_amd64.tar.zst",
+];
 
 /// What a new node is to be. [`NodeSpec::new`] fills in everything but name and address.
 #[derive(Debug, Clone)]
@@ -99,7 +102,10 @@ impl Node {
     /// As there.
     pub fn create_with_clock(root: &Path, spec: &NodeSpec, clock: Arc<dyn Clock>) -> io::Result<Self> {
         if root.join("node.json").exists() {
-            return Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("{} holds a node already", root.display())));
+            return Err(io::Error::new(
+                io::ErrorKind::AlreadyExists,
+                format!("{} holds a node already", root.display()),
+            ));
         }
         fs::create_dir_all(root)?;
         let root = root.canonicalize()?;
@@ -140,8 +146,21 @@ impl Node {
     /// When the files cannot be changed, or a start fails.
     pub fn reboot(self, start_onboot: bool) -> io::Result<Self> {
         let clock = self.clock.clone();
-        for vmid in pmxcfs::guests(&self.layout)?.into_keys().filter(|vmid| self.is_running(*vmid)) {
-            let code = self.run("pct", &["stop".to_owned(), vmid.to_string(), "--skiplock".to_owned(), "1".to_owned()], &mut io::sink(), &mut io::sink());
+        for vmid in pmxcfs::guests(&self.layout)?
+            .into_keys()
+            .filter(|vmid| self.is_running(*vmid))
+        {
+            let code = self.run(
+                "pct",
+                &[
+                    "stop".to_owned(),
+                    vmid.to_string(),
+                    "--skiplock".to_owned(),
+                    "1".to_owned(),
+                ],
+                &mut io::sink(),
+                &mut io::sink(),
+            );
             if code != 0 {
                 return Err(io::Error::other(format!("container {vmid} could not be stopped")));
             }
@@ -159,8 +178,16 @@ impl Node {
         crate::serve::nudge(&node.layout, node.clock.as_ref())?;
         if start_onboot {
             for vmid in pmxcfs::guests(&node.layout)?.into_keys() {
-                let onboot = fs::read_to_string(node.layout.conf_path(vmid)).is_ok_and(|text| text.lines().any(|line| line == "onboot: 1"));
-                if onboot && node.run("pct", &["start".to_owned(), vmid.to_string()], &mut io::sink(), &mut io::sink()) != 0 {
+                let onboot = fs::read_to_string(node.layout.conf_path(vmid))
+                    .is_ok_and(|text| text.lines().any(|line| line == "onboot: 1"));
+                if onboot
+                    && node.run(
+                        "pct",
+                        &["start".to_owned(), vmid.to_string()],
+                        &mut io::sink(),
+                        &mut io::sink(),
+                    ) != 0
+                {
                     return Err(io::Error::other(format!("container {vmid} could not be started")));
                 }
             }
@@ -172,9 +199,24 @@ impl Node {
 fn folders(layout: &Layout) -> io::Result<()> {
     let node = format!("etc/pve/nodes/{}", layout.info().name);
     for folder in [
-        &format!("{node}/lxc"), &format!("{node}/qemu-server"), "etc/pve/priv", "var/lib/vz/template/cache", "var/lib/vz/template/iso",
-        "var/lib/vz/images", "var/lib/vz/dump", "mnt/btr/images", "mnt/btr/dump", "var/lib/lxc", "var/log/pve/tasks", "run/lock/lxc",
-        "run/nft", "usr/bin", "usr/sbin", "proc/net", "sys/fs/cgroup/lxc", "sys/class/net",
+        &format!("{node}/lxc"),
+        &format!("{node}/qemu-server"),
+        "etc/pve/priv",
+        "var/lib/vz/template/cache",
+        "var/lib/vz/template/iso",
+        "var/lib/vz/images",
+        "var/lib/vz/dump",
+        "mnt/btr/images",
+        "mnt/btr/dump",
+        "var/lib/lxc",
+        "var/log/pve/tasks",
+        "run/lock/lxc",
+        "run/nft",
+        "usr/bin",
+        "usr/sbin",
+        "proc/net",
+        "sys/fs/cgroup/lxc",
+        "sys/class/net",
     ] {
         fs::create_dir_all(layout.root().join(folder))?;
     }
@@ -209,8 +251,12 @@ fn root_certificate() -> io::Result<String> {
     let key = rcgen::KeyPair::generate().map_err(io::Error::other)?;
     let mut parameters = rcgen::CertificateParams::default();
     parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    parameters.distinguished_name.push(rcgen::DnType::CommonName, "Proxmox Virtual Environment");
-    parameters.distinguished_name.push(rcgen::DnType::OrganizationName, "PVE Cluster Manager CA");
+    parameters
+        .distinguished_name
+        .push(rcgen::DnType::CommonName, "Proxmox Virtual Environment");
+    parameters
+        .distinguished_name
+        .push(rcgen::DnType::OrganizationName, "PVE Cluster Manager CA");
     Ok(parameters.self_signed(&key).map_err(io::Error::other)?.pem())
 }
 
@@ -232,11 +278,17 @@ fn templates(layout: &Layout, spec: &NodeSpec, pool: &Path) -> io::Result<()> {
             fs::write(pool.join(name), pveam::placeholder(name))?;
         }
     }
-    if spec.index { pveam::write_index(layout, pool) } else { Ok(()) }
+    if spec.index {
+        pveam::write_index(layout, pool)
+    } else {
+        Ok(())
+    }
 }
 
 fn links(layout: &Layout, spec: &NodeSpec) -> io::Result<()> {
-    let Some(executable) = &spec.executable else { return Ok(()) };
+    let Some(executable) = &spec.executable else {
+        return Ok(());
+    };
     let executable = executable.canonicalize()?;
     for tool in TOOLS {
         for folder in ["usr/bin", "usr/sbin"] {
@@ -250,22 +302,38 @@ fn links(layout: &Layout, spec: &NodeSpec) -> io::Result<()> {
 fn system_files(layout: &Layout, clock: &dyn Clock) -> io::Result<()> {
     let info = layout.info();
     let proc = layout.proc();
-    write_atomically(&proc.join("sys/kernel/random/boot_id"), format!("{}\n", info.boot_id).as_bytes())?;
+    write_atomically(
+        &proc.join("sys/kernel/random/boot_id"),
+        format!("{}\n", info.boot_id).as_bytes(),
+    )?;
     write_atomically(&proc.join("sys/net/ipv4/ip_forward"), b"1\n")?;
     write_atomically(&proc.join("loadavg"), b"0.10 0.08 0.05 1/200 4200\n")?;
     let cpus: String = (0..info.cpus)
-        .map(|cpu| format!("processor\t: {cpu}\nvendor_id\t: AuthenticAMD\nmodel name\t: Simulated CPU\ncpu MHz\t\t: 2400.000\n\n"))
+        .map(|cpu| {
+            format!(
+                "processor\t: {cpu}\nvendor_id\t: AuthenticAMD\nmodel name\t: Simulated CPU\ncpu MHz\t\t: 2400.000\n\n"
+            )
+        })
         .collect();
     write_atomically(&proc.join("cpuinfo"), cpus.as_bytes())?;
-    write_atomically(&proc.join("version"), b"Linux version 6.8.12-9-pve (simulated by pve-sim)\n")?;
-    for (name, text) in [("cgroup.controllers", "cpuset cpu io memory pids\n"), ("lxc/cgroup.controllers", "cpuset cpu io memory pids\n")] {
+    write_atomically(
+        &proc.join("version"),
+        b"Linux version 6.8.12-9-pve (simulated by pve-sim)\n",
+    )?;
+    for (name, text) in [
+        ("cgroup.controllers", "cpuset cpu io memory pids\n"),
+        ("lxc/cgroup.controllers", "cpuset cpu io memory pids\n"),
+    ] {
         write_atomically(&layout.cgroup().join(name), text.as_bytes())?;
     }
     for (number, bridge) in info.bridges.iter().enumerate() {
         let folder = layout.root().join("sys/class/net").join(bridge);
         fs::create_dir_all(folder.join("bridge"))?;
         write_atomically(&folder.join("operstate"), b"up\n")?;
-        write_atomically(&folder.join("address"), format!("02:00:00:00:00:{number:02x}\n").as_bytes())?;
+        write_atomically(
+            &folder.join("address"),
+            format!("02:00:00:00:00:{number:02x}\n").as_bytes(),
+        )?;
         write_atomically(&folder.join("statistics/rx_bytes"), b"1000000\n")?;
         write_atomically(&folder.join("statistics/tx_bytes"), b"1000000\n")?;
     }
@@ -293,11 +361,22 @@ pub(crate) fn tick(layout: &Layout, clock: &dyn Clock) -> io::Result<()> {
     let mut stat = format!("cpu  {busy} 0 {busy} {idle} 0 0 0 0 0 0\n");
     for cpu in 0..u64::from(info.cpus) {
         let share = u64::from(info.cpus).max(1);
-        stat.push_str(&format!("cpu{cpu} {} 0 {} {} 0 0 0 0 0 0\n", busy / share, busy / share, idle / share));
+        stat.push_str(&format!(
+            "cpu{cpu} {} 0 {} {} 0 0 0 0 0 0\n",
+            busy / share,
+            busy / share,
+            idle / share
+        ));
     }
-    stat.push_str(&format!("btime {}\nprocesses 1000\nprocs_running 1\nprocs_blocked 0\n", info.booted_s));
+    stat.push_str(&format!(
+        "btime {}\nprocesses 1000\nprocs_running 1\nprocs_blocked 0\n",
+        info.booted_s
+    ));
     write_atomically(&proc.join("stat"), stat.as_bytes())?;
-    write_atomically(&proc.join("uptime"), format!("{uptime_s}.00 {}.00\n", uptime_s * u64::from(info.cpus)).as_bytes())?;
+    write_atomically(
+        &proc.join("uptime"),
+        format!("{uptime_s}.00 {}.00\n", uptime_s * u64::from(info.cpus)).as_bytes(),
+    )?;
     for vmid in running {
         if let Some((_, started_s)) = kernel::init_of(layout, vmid) {
             let cgroup = layout.cgroup().join(format!("lxc/{vmid}"));

@@ -99,14 +99,21 @@ impl Storage {
                     "vztmpl" if name.ends_with(".tar.zst") => "tzst",
                     "vztmpl" if name.ends_with(".tar.gz") => "tgz",
                     "vztmpl" if name.ends_with(".tar.xz") => "txz",
-                    "backup" => match ["tar.zst", "tar.gz", "tar"].iter().find(|end| name.ends_with(&format!(".{end}"))) {
+                    "backup" => match ["tar.zst", "tar.gz", "tar"]
+                        .iter()
+                        .find(|end| name.ends_with(&format!(".{end}")))
+                    {
                         Some(format) => format,
                         None => continue,
                     },
                     "iso" if name.ends_with(".iso") => "iso",
                     _ => continue,
                 };
-                let vmid = if content == "backup" { name.split('-').nth(2).and_then(|id| id.parse().ok()) } else { None };
+                let vmid = if content == "backup" {
+                    name.split('-').nth(2).and_then(|id| id.parse().ok())
+                } else {
+                    None
+                };
                 volumes.push(Volume {
                     volid: format!("{}:{content}/{name}", self.id),
                     format: format.to_owned(),
@@ -125,7 +132,11 @@ impl Storage {
                     volid: format!("{}:{vmid}/{name}", self.id),
                     format: if subvolume { "subvol" } else { "raw" }.to_owned(),
                     content: "rootdir",
-                    size: if subvolume { 0 } else { fs::metadata(&path).map_or(0, |meta| meta.len()) },
+                    size: if subvolume {
+                        0
+                    } else {
+                        fs::metadata(&path).map_or(0, |meta| meta.len())
+                    },
                     vmid: Some(vmid),
                     path,
                 });
@@ -187,14 +198,21 @@ pub(crate) fn path_of(layout: &Layout, volid: &str) -> Result<PathBuf, Stop> {
 pub(crate) fn allocate(call: &mut Call<'_>, storage: &str, vmid: u32, size: u64) -> Result<String, Stop> {
     let storage = find(call.layout(), storage)?;
     if !storage.content.iter().any(|content| content == "rootdir") {
-        return Err(Stop::die(format!("storage '{}' does not support container directories", storage.id)));
+        return Err(Stop::die(format!(
+            "storage '{}' does not support container directories",
+            storage.id
+        )));
     }
     let folder = storage.folder(call.layout(), "images").join(vmid.to_string());
     let failed = |error: io::Error| Stop::die(format!("unable to create image: {error}"));
     fs::create_dir_all(&folder).map_err(failed)?;
     let subvolume = storage.kind == "btrfs" && size == 0;
     let (kind, end) = if subvolume { ("subvol", "subvol") } else { ("vm", "raw") };
-    let taken: Vec<String> = entries(&folder).map_err(failed)?.into_iter().map(|(name, _)| name).collect();
+    let taken: Vec<String> = entries(&folder)
+        .map_err(failed)?
+        .into_iter()
+        .map(|(name, _)| name)
+        .collect();
     let number = (0..)
         .find(|n| !taken.iter().any(|name| name.contains(&format!("-{vmid}-disk-{n}."))))
         .unwrap_or_default();
@@ -215,7 +233,11 @@ pub(crate) fn allocate_raw(call: &mut Call<'_>, storage: &Storage, path: &Path, 
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder).map_err(failed)?;
     }
-    let file = fs::OpenOptions::new().write(true).create_new(true).open(path).map_err(failed)?;
+    let file = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .open(path)
+        .map_err(failed)?;
     file.set_len(size).map_err(failed)?;
     if storage.kind == "dir" {
         let shown = call.layout().node_path(path);
@@ -227,12 +249,18 @@ pub(crate) fn allocate_raw(call: &mut Call<'_>, storage: &Storage, path: &Path, 
 /// The words of `mkfs.ext4` for an image of `size` bytes.
 fn format_ext4(call: &mut Call<'_>, size: u64) -> Result<(), Stop> {
     let blocks = size / 4096;
-    call.say(&format!("Creating filesystem with {blocks} 4k blocks and {} inodes", blocks / 4))?;
+    call.say(&format!(
+        "Creating filesystem with {blocks} 4k blocks and {} inodes",
+        blocks / 4
+    ))?;
     call.say(&format!("Filesystem UUID: {}", random_uuid()))?;
     call.say("Superblock backups stored on blocks: ")?;
     let mut groups: Vec<u64> = vec![1];
     for base in [3u64, 5, 7] {
-        groups.extend(std::iter::successors(Some(base), |power| power.checked_mul(base)).take_while(|group| group * 32768 < blocks));
+        groups.extend(
+            std::iter::successors(Some(base), |power| power.checked_mul(base))
+                .take_while(|group| group * 32768 < blocks),
+        );
     }
     groups.sort_unstable();
     let mut text = String::from("\t");
@@ -256,13 +284,26 @@ fn format_ext4(call: &mut Call<'_>, size: u64) -> Result<(), Stop> {
 /// Removes a volume; its folder too when it was the last.
 pub(crate) fn free(layout: &Layout, volid: &str) -> Result<(), Stop> {
     let path = path_of(layout, volid)?;
-    let result = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+    let result = if path.is_dir() {
+        fs::remove_dir_all(&path)
+    } else {
+        fs::remove_file(&path)
+    };
     match result {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(Stop::die(format!("unlink '{}' failed: {error}", layout.node_path(&path)))),
+        Err(error) => {
+            return Err(Stop::die(format!(
+                "unlink '{}' failed: {error}",
+                layout.node_path(&path)
+            )));
+        }
     }
-    if let Some(folder) = path.parent().filter(|folder| folder.file_name().is_some_and(|name| name.to_string_lossy().parse::<u32>().is_ok())) {
+    if let Some(folder) = path.parent().filter(|folder| {
+        folder
+            .file_name()
+            .is_some_and(|name| name.to_string_lossy().parse::<u32>().is_ok())
+    }) {
         // Fails while others are in it, which is meant.
         let _ = fs::remove_dir(folder);
     }
@@ -273,7 +314,7 @@ pub(crate) fn free(layout: &Layout, volid: &str) -> Result<(), Stop> {
 pub(crate) fn format_size(bytes: u64) -> String {
     let mut number = bytes;
     for unit in ["", "K", "M", "G"] {
-        if number % KIB != 0 {
+        if !number.is_multiple_of(KIB) {
             return format!("{number}{unit}");
         }
         number /= KIB;
@@ -290,8 +331,15 @@ pub(crate) fn parse_size(text: &str, unit: u64) -> Option<u64> {
         b'T' => (&text[..text.len() - 1], GIB * KIB),
         _ => (text, unit),
     };
-    let number: f64 = number.parse().ok().filter(|number: &f64| number.is_finite() && *number >= 0.0)?;
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
+    let number: f64 = number
+        .parse()
+        .ok()
+        .filter(|number: &f64| number.is_finite() && *number >= 0.0)?;
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss
+    )]
     Some((number * factor as f64) as u64)
 }
 
@@ -311,7 +359,14 @@ pub(crate) fn random_uuid() -> String {
     bytes[6] = bytes[6] & 0x0f | 0x40;
     bytes[8] = bytes[8] & 0x3f | 0x80;
     let hex = data_encoding::HEXLOWER.encode(&bytes);
-    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+    format!(
+        "{}-{}-{}-{}-{}",
+        &hex[..8],
+        &hex[8..12],
+        &hex[12..16],
+        &hex[16..20],
+        &hex[20..]
+    )
 }
 
 /// A new hardware address in Proxmox's own range.

@@ -40,7 +40,14 @@ pub(crate) fn worker<T>(
         Err(Stop::Killed) => return Err(Stop::Killed),
         Err(stop) => stop.text().lines().last().unwrap_or_default().to_owned(),
     };
-    let last = if status == "OK" { "TASK OK".to_owned() } else { format!("TASK ERROR: {}", result.as_ref().err().map(Stop::text).unwrap_or_default()) };
+    let last = if status == "OK" {
+        "TASK OK".to_owned()
+    } else {
+        format!(
+            "TASK ERROR: {}",
+            result.as_ref().err().map(Stop::text).unwrap_or_default()
+        )
+    };
     if let Some(mut log) = log {
         log.write(&last).map_err(failed)?;
     }
@@ -81,7 +88,10 @@ fn finish(layout: &Layout, upid: &str, end_s: u64, status: &str) -> io::Result<(
         let surplus = lines.len().saturating_sub(25);
         lines.drain(..surplus);
     })?;
-    let mut index = OpenOptions::new().append(true).create(true).open(layout.tasks().join("index"))?;
+    let mut index = OpenOptions::new()
+        .append(true)
+        .create(true)
+        .open(layout.tasks().join("index"))?;
     writeln!(index, "{upid} {end_s:08X} {status}")
 }
 

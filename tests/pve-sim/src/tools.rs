@@ -14,6 +14,9 @@ pub(crate) fn dispatch(call: &mut Call<'_>, argv: &[String]) -> Result<(), Stop>
         "vzdump" => crate::vzdump::run(call, argv),
         "pveversion" => crate::pveversion::run(call, argv),
         "nft" => crate::nft::run(call, argv),
-        other => Err(Stop::NotSimulated(format!("tool '{other}'; there are {}", TOOLS.join(", ")))),
+        other => Err(Stop::NotSimulated(format!(
+            "tool '{other}'; there are {}",
+            TOOLS.join(", ")
+        ))),
     }
 }

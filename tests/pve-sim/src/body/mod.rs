@@ -116,7 +116,9 @@ pub struct Stdio<'a> {
 
 impl Debug for Stdio<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Stdio").field("inherit", &self.inherit).finish_non_exhaustive()
+        f.debug_struct("Stdio")
+            .field("inherit", &self.inherit)
+            .finish_non_exhaustive()
     }
 }
 
@@ -224,5 +226,8 @@ pub(crate) fn of(kind: BodyKind) -> Box<dyn Body> {
 
 /// Wraps an IO error with its path.
 pub(crate) fn io_at(path: &Path) -> impl FnOnce(std::io::Error) -> BodyError + use<'_> {
-    move |source| BodyError::Io { path: path.to_owned(), source }
+    move |source| BodyError::Io {
+        path: path.to_owned(),
+        source,
+    }
 }

@@ -24,7 +24,10 @@ pub(crate) use ruleset::Ruleset;
 
 /// Its exit code for every failure is 1.
 fn fail(text: impl Into<String>) -> Stop {
-    Stop::Fail { exit: 1, text: text.into() }
+    Stop::Fail {
+        exit: 1,
+        text: text.into(),
+    }
 }
 
 struct Options {
@@ -36,7 +39,13 @@ struct Options {
 }
 
 fn options(argv: &[String]) -> Result<Options, Stop> {
-    let mut options = Options { json: false, check: false, handles: false, file: None, words: Vec::new() };
+    let mut options = Options {
+        json: false,
+        check: false,
+        handles: false,
+        file: None,
+        words: Vec::new(),
+    };
     let mut words = argv.iter();
     while let Some(word) = words.next() {
         match word.as_str() {
@@ -74,21 +83,29 @@ pub(crate) fn run(call: &mut Call<'_>, argv: &[String]) -> Result<(), Stop> {
         let input = match options.file.as_deref() {
             Some("-" | "/dev/stdin") => {
                 let mut text = String::new();
-                call.streams.stdin.read_to_string(&mut text).map_err(|error| fail(format!("Error: stdin: {error}")))?;
+                call.streams
+                    .stdin
+                    .read_to_string(&mut text)
+                    .map_err(|error| fail(format!("Error: stdin: {error}")))?;
                 text
             }
-            Some(path) => fs::read_to_string(path).map_err(|error| fail(format!("Error: Could not open file \"{path}\": {error}")))?,
+            Some(path) => fs::read_to_string(path)
+                .map_err(|error| fail(format!("Error: Could not open file \"{path}\": {error}")))?,
             None if options.words.is_empty() => return Err(fail("nft: no command specified")),
             None => options.words.join(" "),
         };
-        let commands = if options.json && options.file.is_some() { from_json(&input)? } else { text::parse(&input).map_err(fail)? };
+        let commands = if options.json && options.file.is_some() {
+            from_json(&input)?
+        } else {
+            text::parse(&input).map_err(fail)?
+        };
         change(call, &options, &commands)
     })
 }
 
 fn from_json(input: &str) -> Result<Vec<Value>, Stop> {
-    let document: Value =
-        serde_json::from_str(input).map_err(|error| fail(format!("internal:0:0-0: Error: Parsing JSON failed: {error}")))?;
+    let document: Value = serde_json::from_str(input)
+        .map_err(|error| fail(format!("internal:0:0-0: Error: Parsing JSON failed: {error}")))?;
     match document.get("nftables").and_then(Value::as_array) {
         Some(commands) => Ok(commands.clone()),
         None => Err(fail("internal:0:0-0: Error: Invalid JSON root: no array 'nftables'")),
@@ -114,7 +131,8 @@ fn change(call: &mut Call<'_>, options: &Options, commands: &[Value]) -> Result<
     if options.check {
         return Ok(());
     }
-    let text = serde_json::to_vec_pretty(&json!({ "nftables": ruleset.objects })).map_err(|error| fail(error.to_string()))?;
+    let text =
+        serde_json::to_vec_pretty(&json!({ "nftables": ruleset.objects })).map_err(|error| fail(error.to_string()))?;
     write_atomically(&path, &text).map_err(|error| fail(format!("Error: {error}")))?;
     crate::serve::nudge(call.layout(), call.node.clock.as_ref()).map_err(|error| fail(error.to_string()))
 }
@@ -133,13 +151,22 @@ fn list(call: &mut Call<'_>, options: &Options) -> Result<(), Stop> {
     let missing = || fail(format!("Error: No such file or directory\n{}\n", words.join(" ")));
     let objects: Vec<Value> = match (words.get(1).copied(), rest) {
         (Some("ruleset"), _) => ruleset.objects.clone(),
-        (Some("tables"), _) => ruleset.objects.iter().filter(|object| object.get("table").is_some()).cloned().collect(),
+        (Some("tables"), _) => ruleset
+            .objects
+            .iter()
+            .filter(|object| object.get("table").is_some())
+            .cloned()
+            .collect(),
         (Some("table"), [table]) => ruleset.of_table(family, table).ok_or_else(missing)?,
-        (Some("chain" | "map" | "set"), [table, name]) => ruleset.of_name(family, table, words[1], name).ok_or_else(missing)?,
+        (Some("chain" | "map" | "set"), [table, name]) => {
+            ruleset.of_name(family, table, words[1], name).ok_or_else(missing)?
+        }
         _ => return Err(Stop::NotSimulated(format!("nft {}", words.join(" ")))),
     };
     if options.json {
-        let mut all = vec![json!({"metainfo": {"version": "1.0.6", "release_name": "Lester Gooch #5", "json_schema_version": 1}})];
+        let mut all = vec![
+            json!({"metainfo": {"version": "1.0.6", "release_name": "Lester Gooch #5", "json_schema_version": 1}}),
+        ];
         all.extend(objects);
         call.say(&json!({ "nftables": all }).to_string())
     } else {

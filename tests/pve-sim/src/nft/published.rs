@@ -24,8 +24,14 @@ pub(crate) struct Published {
 pub(crate) fn published(ruleset: &Ruleset) -> BTreeMap<u16, Published> {
     let mut found = BTreeMap::new();
     for rule in ruleset.objects.iter().filter_map(|object| object.get("rule")) {
-        let expressions = rule.get("expr").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-        let Some(dnat) = expressions.iter().find_map(|expression| expression.get("dnat")) else { continue };
+        let expressions = rule
+            .get("expr")
+            .and_then(Value::as_array)
+            .map(Vec::as_slice)
+            .unwrap_or_default();
+        let Some(dnat) = expressions.iter().find_map(|expression| expression.get("dnat")) else {
+            continue;
+        };
         let maps = |name: &str| elements_of(ruleset, rule, name);
         let address = dnat.get("addr").unwrap_or(&Value::Null);
         let port = dnat.get("port").unwrap_or(&Value::Null);
@@ -35,7 +41,10 @@ pub(crate) fn published(ruleset: &Ruleset) -> BTreeMap<u16, Published> {
                 if let Some(explicit) = resolve(port, public, &maps) {
                     at = number(&explicit);
                 }
-                Some(Published { address: to.take()?, port: at.unwrap_or(public) })
+                Some(Published {
+                    address: to.take()?,
+                    port: at.unwrap_or(public),
+                })
             });
             if let Some(target) = target {
                 found.entry(public).or_insert(target);
@@ -50,7 +59,11 @@ fn elements_of(ruleset: &Ruleset, rule: &Value, name: &str) -> Vec<Value> {
         .objects
         .iter()
         .filter_map(|object| object.get("map"))
-        .find(|map| map.get("name").and_then(Value::as_str) == Some(name) && map.get("table") == rule.get("table") && map.get("family") == rule.get("family"))
+        .find(|map| {
+            map.get("name").and_then(Value::as_str) == Some(name)
+                && map.get("table") == rule.get("table")
+                && map.get("family") == rule.get("family")
+        })
         .map(|map| items(map.get("elem").unwrap_or(&Value::Null)))
         .unwrap_or_default()
 }
@@ -60,9 +73,16 @@ fn candidates(expressions: &[Value], targets: &[&Value], maps: &dyn Fn(&str) -> 
     let mut ports = Vec::new();
     let mut matched = false;
     for expression in expressions {
-        let Some(matching) = expression.get("match") else { continue };
+        let Some(matching) = expression.get("match") else {
+            continue;
+        };
         let is_port = matching.pointer("/left/payload/field").and_then(Value::as_str) == Some("dport");
-        if is_port && matching.get("op").and_then(Value::as_str).is_none_or(|op| op == "==" || op == "in") {
+        if is_port
+            && matching
+                .get("op")
+                .and_then(Value::as_str)
+                .is_none_or(|op| op == "==" || op == "in")
+        {
             let right = matching.get("right").unwrap_or(&Value::Null);
             if right.as_str().is_some_and(|name| name.starts_with('@')) {
                 continue;
@@ -81,7 +101,9 @@ fn candidates(expressions: &[Value], targets: &[&Value], maps: &dyn Fn(&str) -> 
 
 /// The pairs of a map expression; none for anything else.
 fn pairs(value: &Value, maps: &dyn Fn(&str) -> Vec<Value>) -> Vec<(Value, Value)> {
-    let Some(data) = value.pointer("/map/data") else { return Vec::new() };
+    let Some(data) = value.pointer("/map/data") else {
+        return Vec::new();
+    };
     let elements = match data.as_str() {
         Some(name) => maps(name.trim_start_matches('@')),
         None => items(data),
@@ -100,13 +122,19 @@ fn pairs(value: &Value, maps: &dyn Fn(&str) -> Vec<Value>) -> Vec<(Value, Value)
 
 fn resolve(value: &Value, public: u16, maps: &dyn Fn(&str) -> Vec<Value>) -> Option<Value> {
     if value.get("map").is_some() {
-        return pairs(value, maps).into_iter().find(|(key, _)| number(key) == Some(public)).map(|(_, value)| value);
+        return pairs(value, maps)
+            .into_iter()
+            .find(|(key, _)| number(key) == Some(public))
+            .map(|(_, value)| value);
     }
     (!value.is_null()).then(|| value.clone())
 }
 
 fn number(value: &Value) -> Option<u16> {
-    value.as_u64().and_then(|number| u16::try_from(number).ok()).or_else(|| value.as_str()?.parse().ok())
+    value
+        .as_u64()
+        .and_then(|number| u16::try_from(number).ok())
+        .or_else(|| value.as_str()?.parse().ok())
 }
 
 /// Address and port of `"10.0.0.2"` or `{"concat": ["10.0.0.2", 80]}`.

@@ -23,7 +23,11 @@ fn text<'a>(value: &'a Value, key: &str) -> &'a str {
 
 /// Kind and content of an object.
 pub(super) fn parts(object: &Value) -> Option<(&str, &Value)> {
-    object.as_object()?.iter().next().map(|(kind, content)| (kind.as_str(), content))
+    object
+        .as_object()?
+        .iter()
+        .next()
+        .map(|(kind, content)| (kind.as_str(), content))
 }
 
 fn same_table(content: &Value, family: &str, table: &str) -> bool {
@@ -36,7 +40,13 @@ impl Ruleset {
         match std::fs::read(path) {
             Ok(bytes) => {
                 let document: Value = serde_json::from_slice(&bytes).map_err(io::Error::other)?;
-                Ok(Self { objects: document.get("nftables").and_then(Value::as_array).cloned().unwrap_or_default() })
+                Ok(Self {
+                    objects: document
+                        .get("nftables")
+                        .and_then(Value::as_array)
+                        .cloned()
+                        .unwrap_or_default(),
+                })
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
             Err(error) => Err(error),
@@ -58,7 +68,9 @@ impl Ruleset {
         found.extend(
             self.objects
                 .iter()
-                .filter(|object| parts(object).is_some_and(|(kind, content)| kind != "table" && same_table(content, family, table)))
+                .filter(|object| {
+                    parts(object).is_some_and(|(kind, content)| kind != "table" && same_table(content, family, table))
+                })
                 .cloned(),
         );
         Some(found)
@@ -73,7 +85,9 @@ impl Ruleset {
                 self.objects
                     .iter()
                     .filter(|object| {
-                        object.get("rule").is_some_and(|rule| same_table(rule, family, table) && text(rule, "chain") == name)
+                        object
+                            .get("rule")
+                            .is_some_and(|rule| same_table(rule, family, table) && text(rule, "chain") == name)
                     })
                     .cloned(),
             );
@@ -82,12 +96,19 @@ impl Ruleset {
     }
 
     fn next_handle(&self) -> u64 {
-        self.objects.iter().filter_map(|object| parts(object)?.1.get("handle")?.as_u64()).max().unwrap_or(0) + 1
+        self.objects
+            .iter()
+            .filter_map(|object| parts(object)?.1.get("handle")?.as_u64())
+            .max()
+            .unwrap_or(0)
+            + 1
     }
 
     /// One command, `{"add": {"table": {…}}}`; an object without a verb is added.
     pub(crate) fn apply(&mut self, command: &Value) -> Result<(), String> {
-        let Some((verb, object)) = parts(command) else { return Err("Error: Invalid command".to_owned()) };
+        let Some((verb, object)) = parts(command) else {
+            return Err("Error: Invalid command".to_owned());
+        };
         if verb == "metainfo" {
             return Ok(());
         }
@@ -105,7 +126,9 @@ impl Ruleset {
     }
 
     fn add(&mut self, object: &Value, must_be_new: bool) -> Result<(), String> {
-        let Some((kind, content)) = parts(object) else { return Err("Error: Invalid object".to_owned()) };
+        let Some((kind, content)) = parts(object) else {
+            return Err("Error: Invalid object".to_owned());
+        };
         let (family, table, name) = names(kind, content);
         if kind != "table" && self.position("table", &family, &table, "").is_none() {
             return Err(NO_SUCH.to_owned());
@@ -148,18 +171,23 @@ impl Ruleset {
     }
 
     fn flush(&mut self, object: &Value) -> Result<(), String> {
-        let Some((kind, content)) = parts(object) else { return Err("Error: Invalid object".to_owned()) };
+        let Some((kind, content)) = parts(object) else {
+            return Err("Error: Invalid object".to_owned());
+        };
         let (family, table, name) = names(kind, content);
         match kind {
             "ruleset" => self.objects.clear(),
             "table" => {
                 self.position("table", &family, &table, "").ok_or(NO_SUCH)?;
-                self.objects.retain(|object| !object.get("rule").is_some_and(|rule| same_table(rule, &family, &table)));
+                self.objects
+                    .retain(|object| !object.get("rule").is_some_and(|rule| same_table(rule, &family, &table)));
             }
             "chain" => {
                 self.position("chain", &family, &table, &name).ok_or(NO_SUCH)?;
                 self.objects.retain(|object| {
-                    !object.get("rule").is_some_and(|rule| same_table(rule, &family, &table) && text(rule, "chain") == name)
+                    !object
+                        .get("rule")
+                        .is_some_and(|rule| same_table(rule, &family, &table) && text(rule, "chain") == name)
                 });
             }
             "map" | "set" => {
@@ -172,9 +200,15 @@ impl Ruleset {
     }
 
     fn delete(&mut self, object: &Value, may_be_missing: bool) -> Result<(), String> {
-        let Some((kind, content)) = parts(object) else { return Err("Error: Invalid object".to_owned()) };
+        let Some((kind, content)) = parts(object) else {
+            return Err("Error: Invalid object".to_owned());
+        };
         let (family, table, name) = names(kind, content);
-        let missing = if may_be_missing { Ok(()) } else { Err(NO_SUCH.to_owned()) };
+        let missing = if may_be_missing {
+            Ok(())
+        } else {
+            Err(NO_SUCH.to_owned())
+        };
         if kind == "element" {
             return self.delete_elements(content, &family, &table, &name, missing);
         }
@@ -182,9 +216,9 @@ impl Ruleset {
             let handle = content.get("handle").and_then(Value::as_u64);
             let before = self.objects.len();
             self.objects.retain(|object| {
-                !object
-                    .get("rule")
-                    .is_some_and(|rule| same_table(rule, &family, &table) && rule.get("handle").and_then(Value::as_u64) == handle)
+                !object.get("rule").is_some_and(|rule| {
+                    same_table(rule, &family, &table) && rule.get("handle").and_then(Value::as_u64) == handle
+                })
             });
             return if self.objects.len() < before { Ok(()) } else { missing };
         }
@@ -192,7 +226,9 @@ impl Ruleset {
             return missing;
         }
         self.objects.retain(|object| {
-            let Some((held_kind, held)) = parts(object) else { return true };
+            let Some((held_kind, held)) = parts(object) else {
+                return true;
+            };
             match kind {
                 "table" => {
                     let itself = held_kind == "table" && text(held, "family") == family && text(held, "name") == table;
@@ -217,8 +253,13 @@ impl Ruleset {
         missing: Result<(), String>,
     ) -> Result<(), String> {
         for kind in ["map", "set"] {
-            let Some(at) = self.position(kind, family, table, name) else { continue };
-            let gone: Vec<Value> = items(content.get("elem").unwrap_or(&Value::Null)).into_iter().map(|item| key_of(&item)).collect();
+            let Some(at) = self.position(kind, family, table, name) else {
+                continue;
+            };
+            let gone: Vec<Value> = items(content.get("elem").unwrap_or(&Value::Null))
+                .into_iter()
+                .map(|item| key_of(&item))
+                .collect();
             let held = items(self.objects[at][kind].get("elem").unwrap_or(&Value::Null));
             if gone.iter().any(|key| !held.iter().any(|item| key_of(item) == *key)) {
                 return missing;
@@ -237,7 +278,11 @@ fn names(kind: &str, content: &Value) -> (String, String, String) {
     if kind == "table" {
         (family, text(content, "name").to_owned(), String::new())
     } else {
-        (family, text(content, "table").to_owned(), text(content, "name").to_owned())
+        (
+            family,
+            text(content, "table").to_owned(),
+            text(content, "name").to_owned(),
+        )
     }
 }
 

@@ -11,7 +11,10 @@ struct Reader {
 
 /// Commands in JSON form, or what the real tool would complain.
 pub(super) fn parse(input: &str) -> Result<Vec<Value>, String> {
-    let mut reader = Reader { tokens: tokens(input), at: 0 };
+    let mut reader = Reader {
+        tokens: tokens(input),
+        at: 0,
+    };
     let mut commands = Vec::new();
     while reader.at < reader.tokens.len() {
         if matches!(reader.peek(), ";" | "\n") {
@@ -70,14 +73,24 @@ impl Reader {
             }
         }
         let token = self.next();
-        if token == wanted { Ok(()) } else { Err(format!("Error: syntax error, unexpected {token:?}, expecting {wanted:?}")) }
+        if token == wanted {
+            Ok(())
+        } else {
+            Err(format!(
+                "Error: syntax error, unexpected {token:?}, expecting {wanted:?}"
+            ))
+        }
     }
 
     fn family(&mut self) -> String {
-        if matches!(self.peek(), "ip" | "ip6" | "inet" | "arp" | "bridge" | "netdev") { self.next() } else { "ip".to_owned() }
+        if matches!(self.peek(), "ip" | "ip6" | "inet" | "arp" | "bridge" | "netdev") {
+            self.next()
+        } else {
+            "ip".to_owned()
+        }
     }
 
-    fn to_line_end(&mut self) -> Vec<String> {
+    fn take_line(&mut self) -> Vec<String> {
         let mut words = Vec::new();
         let mut depth = 0;
         while self.at < self.tokens.len() {
@@ -136,9 +149,13 @@ impl Reader {
             }
             "rule" => {
                 let chain = self.next();
-                let words = self.to_line_end();
+                let words = self.take_line();
                 let mut object = json!({"family": family, "table": table, "chain": chain});
-                if let Some(handle) = words.first().filter(|word| *word == "handle").and_then(|_| words.get(1)?.parse::<u64>().ok()) {
+                if let Some(handle) = words
+                    .first()
+                    .filter(|word| *word == "handle")
+                    .and_then(|_| words.get(1)?.parse::<u64>().ok())
+                {
                     object["handle"] = json!(handle);
                 } else {
                     object["expr"] = expressions(&words);
@@ -160,11 +177,15 @@ impl Reader {
                 "chain" | "map" | "set" => {
                     let name = self.next();
                     let mut object = json!({"family": family, "table": table, "name": name});
-                    let rules = if kind == "chain" { self.chain_block(&mut object)? } else { self.set_block(&mut object).map(|()| Vec::new())? };
+                    let rules = if kind == "chain" {
+                        self.chain_block(&mut object)?
+                    } else {
+                        self.set_block(&mut object).map(|()| Vec::new())?
+                    };
                     commands.push(json!({"add": { kind: object }}));
                     push_rules(commands, family, table, &name, rules);
                 }
-                "comment" => drop(self.to_line_end()),
+                "comment" => drop(self.take_line()),
                 other => return Err(format!("Error: syntax error, unexpected {other:?}")),
             }
         }
@@ -180,13 +201,19 @@ impl Reader {
                 self.expect("}")?;
                 return Ok(rules);
             }
-            let words = self.to_line_end();
+            let words = self.take_line();
             let view: Vec<&str> = words.iter().map(String::as_str).collect();
             match view.as_slice() {
                 ["type", kind, "hook", hook, rest @ ..] => {
                     object["type"] = json!(kind);
                     object["hook"] = json!(hook);
-                    let priority = rest.iter().skip_while(|word| **word != "priority").skip(1).copied().collect::<Vec<_>>().join(" ");
+                    let priority = rest
+                        .iter()
+                        .skip_while(|word| **word != "priority")
+                        .skip(1)
+                        .copied()
+                        .collect::<Vec<_>>()
+                        .join(" ");
                     object["prio"] = json!(priority_number(&priority));
                 }
                 ["policy", policy] => object["policy"] = json!(policy),
@@ -203,7 +230,7 @@ impl Reader {
             match word.as_str() {
                 "}" => return Ok(()),
                 "type" => {
-                    let words = self.to_line_end();
+                    let words = self.take_line();
                     let text = words.join(" ");
                     let (key, value) = text.split_once(" : ").unwrap_or((text.as_str(), ""));
                     object["type"] = joined(key);
@@ -216,7 +243,7 @@ impl Reader {
                     self.expect("{")?;
                     object["elem"] = self.elements()?;
                 }
-                "flags" | "comment" | "timeout" | "size" => drop(self.to_line_end()),
+                "flags" | "comment" | "timeout" | "size" => drop(self.take_line()),
                 other => return Err(format!("Error: syntax error, unexpected {other:?}")),
             }
         }
@@ -251,22 +278,34 @@ impl Reader {
 
 fn push_rules(commands: &mut Vec<Value>, family: &str, table: &str, chain: &str, rules: Vec<Vec<String>>) {
     for words in rules {
-        commands.push(json!({"add": {"rule": {"family": family, "table": table, "chain": chain, "expr": expressions(&words)}}}));
+        commands.push(
+            json!({"add": {"rule": {"family": family, "table": table, "chain": chain, "expr": expressions(&words)}}}),
+        );
     }
 }
 
 fn joined(text: &str) -> Value {
     let parts: Vec<&str> = text.split(" . ").map(str::trim).collect();
-    if parts.len() == 1 { json!(parts[0]) } else { json!(parts) }
+    if parts.len() == 1 {
+        json!(parts[0])
+    } else {
+        json!(parts)
+    }
 }
 
 fn scalar(text: &str) -> Value {
-    text.trim().parse::<u64>().map_or_else(|_| json!(text.trim()), |number| json!(number))
+    text.trim()
+        .parse::<u64>()
+        .map_or_else(|_| json!(text.trim()), |number| json!(number))
 }
 
 fn tuple(text: &str) -> Value {
     let parts: Vec<Value> = text.split(" . ").map(scalar).collect();
-    if parts.len() == 1 { parts[0].clone() } else { json!({ "concat": parts }) }
+    if parts.len() == 1 {
+        parts[0].clone()
+    } else {
+        json!({ "concat": parts })
+    }
 }
 
 fn priority_number(text: &str) -> i64 {
@@ -300,7 +339,11 @@ fn expressions(words: &[String]) -> Value {
         match rest {
             ["tcp", "dport", "{", ..] => {
                 let end = rest.iter().position(|word| *word == "}").unwrap_or(rest.len());
-                let ports: Vec<Value> = rest[3..end].iter().filter(|word| **word != ",").map(|word| scalar(word)).collect();
+                let ports: Vec<Value> = rest[3..end]
+                    .iter()
+                    .filter(|word| **word != ",")
+                    .map(|word| scalar(word))
+                    .collect();
                 expressions.push(json!({"match": {"op": "==", "left": dport(), "right": {"set": ports}}}));
                 at += end + 1;
             }
@@ -311,12 +354,15 @@ fn expressions(words: &[String]) -> Value {
             ["dnat", "ip", "to", target @ ..] | ["dnat", "to", target @ ..] => {
                 let prefix = rest.len() - target.len();
                 if let ["tcp", "dport", "map", name, ..] = target {
-                    expressions.push(json!({"dnat": {"family": "ip", "addr": {"map": {"key": dport(), "data": name}}}}));
+                    expressions
+                        .push(json!({"dnat": {"family": "ip", "addr": {"map": {"key": dport(), "data": name}}}}));
                     at += prefix + 4;
                 } else {
                     let text = target.first().copied().unwrap_or_default();
                     expressions.push(match text.split_once(':') {
-                        Some((address, port)) => json!({"dnat": {"family": "ip", "addr": address, "port": scalar(port)}}),
+                        Some((address, port)) => {
+                            json!({"dnat": {"family": "ip", "addr": address, "port": scalar(port)}})
+                        }
                         None => json!({"dnat": {"family": "ip", "addr": text}}),
                     });
                     at += prefix + 1;
@@ -340,7 +386,12 @@ fn expressions(words: &[String]) -> Value {
                     .iter()
                     .enumerate()
                     .skip(1)
-                    .find(|(_, word)| matches!(**word, "tcp" | "dnat" | "masquerade" | "counter" | "accept" | "drop" | "return"))
+                    .find(|(_, word)| {
+                        matches!(
+                            **word,
+                            "tcp" | "dnat" | "masquerade" | "counter" | "accept" | "drop" | "return"
+                        )
+                    })
                     .map_or(rest.len(), |(index, _)| index);
                 expressions.push(json!({"words": rest[..end].join(" ")}));
                 at += end;

@@ -18,9 +18,15 @@ pub(super) fn clone(call: &mut Call<'_>, vmid: u32) -> Result<(), Stop> {
     pmxcfs::check_free(call.layout(), newid)?;
     pmxcfs::check_lock(&config)?;
     let source = match call.args.get("snapname") {
-        Some(name) => config.snapshots.get(name).cloned().ok_or_else(|| Stop::die(format!("snapshot '{name}' does not exist")))?,
+        Some(name) => config
+            .snapshots
+            .get(name)
+            .cloned()
+            .ok_or_else(|| Stop::die(format!("snapshot '{name}' does not exist")))?,
         None if call.node.is_running(vmid) => {
-            return Err(Stop::die("Cannot do full clones on a running container without snapshots"));
+            return Err(Stop::die(
+                "Cannot do full clones on a running container without snapshots",
+            ));
         }
         None => config.current.clone(),
     };
@@ -44,11 +50,18 @@ pub(super) fn clone(call: &mut Call<'_>, vmid: u32) -> Result<(), Stop> {
                 let origin = volume.split(':').next().unwrap_or_default().to_owned();
                 let target = call.args.get("storage").map_or(origin, str::to_owned);
                 if from_snapshot {
-                    call.say(&format!("Specified filename /var/lib/lxc/{newid}/.copy-volume-1 does not exist."))?;
+                    call.say(&format!(
+                        "Specified filename /var/lib/lxc/{newid}/.copy-volume-1 does not exist."
+                    ))?;
                     let kind = storage::find(call.layout(), &target)?.kind;
-                    return Err(Stop::die(format!("cannot mount subvol snapshots for storage type '{kind}'")));
+                    return Err(Stop::die(format!(
+                        "cannot mount subvol snapshots for storage type '{kind}'"
+                    )));
                 }
-                let size = properties.get("size").and_then(|size| storage::parse_size(size, 1)).unwrap_or(0);
+                let size = properties
+                    .get("size")
+                    .and_then(|size| storage::parse_size(size, 1))
+                    .unwrap_or(0);
                 let copy = storage::allocate(call, &target, newid, size)?;
                 made.push(copy.clone());
                 properties.set("volume", copy);
@@ -65,7 +78,14 @@ pub(super) fn clone(call: &mut Call<'_>, vmid: u32) -> Result<(), Stop> {
                 section.set("hostname", hostname);
             }
             section.set_description(call.args.get("description").unwrap_or_default());
-            pmxcfs::save(call.layout(), newid, &CtConfig { current: section, ..CtConfig::default() })
+            pmxcfs::save(
+                call.layout(),
+                newid,
+                &CtConfig {
+                    current: section,
+                    ..CtConfig::default()
+                },
+            )
         })();
         match result {
             Err(stop) if stop.undoes() => {

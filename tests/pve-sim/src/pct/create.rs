@@ -20,8 +20,20 @@ const TAR: &str = "tar xpf - --zstd --totals --one-file-system -p --sparse --num
 
 /// Options that steer the command and are no configuration.
 const COMMAND_ONLY: [&str; 14] = [
-    "vmid", "ostemplate", "bwlimit", "force", "ignore-unpack-errors", "password", "pool", "restore", "ssh-public-keys", "start",
-    "storage", "unique", "description", "digest",
+    "vmid",
+    "ostemplate",
+    "bwlimit",
+    "force",
+    "ignore-unpack-errors",
+    "password",
+    "pool",
+    "restore",
+    "ssh-public-keys",
+    "start",
+    "storage",
+    "unique",
+    "description",
+    "digest",
 ];
 
 pub(crate) fn create(call: &mut Call<'_>, vmid: u32) -> Result<(), Stop> {
@@ -36,12 +48,23 @@ pub(crate) fn create(call: &mut Call<'_>, vmid: u32) -> Result<(), Stop> {
     let template = call.args.required("ostemplate").to_owned();
     let start = call.args.flag("start");
     worker(call, "vzcreate", &vmid.to_string(), |call| {
-        let built = build(call, vmid, &plan, &mut section, &template, false);
+        let built = build(call, vmid, &plan, &mut section, &template, None);
         finish(call, vmid, built, "create")?;
         defaults(&mut section, vmid);
-        pmxcfs::save(call.layout(), vmid, &CtConfig { current: section.clone(), ..CtConfig::default() })
+        pmxcfs::save(
+            call.layout(),
+            vmid,
+            &CtConfig {
+                current: section.clone(),
+                ..CtConfig::default()
+            },
+        )
     })?;
-    if start { power::start(call, vmid).map(drop) } else { Ok(()) }
+    if start {
+        power::start(call, vmid).map(drop)
+    } else {
+        Ok(())
+    }
 }
 
 pub(crate) fn restore(call: &mut Call<'_>, vmid: u32) -> Result<(), Stop> {
@@ -52,10 +75,14 @@ pub(crate) fn restore(call: &mut Call<'_>, vmid: u32) -> Result<(), Stop> {
         Some(config) if force => {
             pmxcfs::check_lock(config)?;
             if config.current.flag("protection") {
-                return Err(Stop::die(format!("unable to restore CT {vmid} - protection mode enabled")));
+                return Err(Stop::die(format!(
+                    "unable to restore CT {vmid} - protection mode enabled"
+                )));
             }
             if call.node.is_running(vmid) {
-                return Err(Stop::die(format!("unable to restore CT {vmid} - unable to restore to running container")));
+                return Err(Stop::die(format!(
+                    "unable to restore CT {vmid} - unable to restore to running container"
+                )));
             }
         }
         _ => pmxcfs::check_free(call.layout(), vmid)?,
@@ -71,7 +98,11 @@ pub(crate) fn restore(call: &mut Call<'_>, vmid: u32) -> Result<(), Stop> {
         let restored = restore_from(call, vmid, &archive, &overrides, old.as_ref());
         finish(call, vmid, restored, "restore")
     })?;
-    if start { power::start(call, vmid).map(drop) } else { Ok(()) }
+    if start {
+        power::start(call, vmid).map(drop)
+    } else {
+        Ok(())
+    }
 }
 
 fn restore_from(
@@ -95,8 +126,15 @@ fn restore_from(
     // Disks are made anew: at the given storage, else where the backup says.
     for (key, _) in section.volumes() {
         let mut disk = Properties::parse(section.get(&key).unwrap_or_default(), "volume");
-        let from = disk.get("volume").and_then(|volume| volume.split(':').next()).unwrap_or("local").to_owned();
-        let size = disk.get("size").and_then(|size| storage::parse_size(size, 1)).unwrap_or(4 * GIB);
+        let from = disk
+            .get("volume")
+            .and_then(|volume| volume.split(':').next())
+            .unwrap_or("local")
+            .to_owned();
+        let size = disk
+            .get("size")
+            .and_then(|size| storage::parse_size(size, 1))
+            .unwrap_or(4 * GIB);
         let target = call.args.get("storage").map_or(from, str::to_owned);
         disk.set("volume", format!("{target}:{}", gigabytes(size)));
         section.set(&key, disk.render(Some("volume"), &[]));
@@ -109,15 +147,22 @@ fn restore_from(
         }
     }
     let plan = DiskPlan::of(call, &section).map_err(nothing_made)?;
-    build(call, vmid, &plan, &mut section, archive, true)?;
-    call.say("merging backed-up and given configuration..").map_err(nothing_made)?;
-    if let Some(old) = old {
-        for (_, volume) in old.current.volumes() {
-            storage::free(call.layout(), &volume).map_err(nothing_made)?;
-        }
-    }
+    let replaced: Vec<String> = old
+        .map(|old| old.current.volumes().into_iter().map(|(_, volume)| volume).collect())
+        .unwrap_or_default();
+    build(call, vmid, &plan, &mut section, archive, Some(&replaced))?;
+    call.say("merging backed-up and given configuration..")
+        .map_err(nothing_made)?;
     defaults(&mut section, vmid);
-    pmxcfs::save(call.layout(), vmid, &CtConfig { current: section, ..CtConfig::default() }).map_err(nothing_made)
+    pmxcfs::save(
+        call.layout(),
+        vmid,
+        &CtConfig {
+            current: section,
+            ..CtConfig::default()
+        },
+    )
+    .map_err(nothing_made)
 }
 
 #[expect(clippy::cast_precision_loss)]
@@ -126,7 +171,11 @@ fn gigabytes(bytes: u64) -> f64 {
 }
 
 fn refuse_unsimulated(args: &Arguments) -> Result<(), Stop> {
-    match args.values.keys().find(|key| matches!(key.as_str(), "hookscript" | "pool") || numbered(key, "dev").is_some()) {
+    match args
+        .values
+        .keys()
+        .find(|key| matches!(key.as_str(), "hookscript" | "pool") || numbered(key, "dev").is_some())
+    {
         Some(key) => Err(Stop::NotSimulated(format!("--{key}"))),
         None => Ok(()),
     }
@@ -188,7 +237,9 @@ impl DiskPlan {
             };
             let storage = storage::find(call.layout(), id)?;
             let Some(size) = size.parse::<f64>().ok().and_then(|_| storage::parse_size(size, GIB)) else {
-                return Err(Stop::NotSimulated(format!("an existing volume '{volume}' for a new container")));
+                return Err(Stop::NotSimulated(format!(
+                    "an existing volume '{volume}' for a new container"
+                )));
             };
             disks.push((key, properties, storage.id, size));
         }
@@ -203,7 +254,7 @@ fn build(
     plan: &DiskPlan,
     section: &mut Section,
     archive: &str,
-    restoring: bool,
+    restoring: Option<&[String]>,
 ) -> Result<(), (Stop, Vec<String>)> {
     let mut made: Vec<String> = Vec::new();
     let result = (|| {
@@ -212,7 +263,11 @@ fn build(
             let allocated = storage::allocate(call, storage, vmid, *size);
             if allocated.is_err() {
                 // Half made: the image is there, the reader of the words was not.
-                made.extend(list_of(call, storage, vmid).into_iter().filter(|volid| !before.contains(volid)));
+                made.extend(
+                    list_of(call, storage, vmid)
+                        .into_iter()
+                        .filter(|volid| !before.contains(volid)),
+                );
             }
             let volid = allocated?;
             made.push(volid.clone());
@@ -225,15 +280,24 @@ fn build(
         if !path.exists() {
             return Err(Stop::die(format!("volume '{archive}' does not exist")));
         }
-        if restoring {
+        if let Some(old) = restoring {
+            // `--force`: what the container had is gone before anything is unpacked.
+            for volume in old {
+                storage::free(call.layout(), volume)?;
+            }
             call.say(&format!("restoring '{archive}' now.."))?;
         }
         let shown = call.layout().node_path(&path);
         call.say(&format!("extracting archive '{shown}'"))?;
         call.point(At::Middle)?;
         let unpacked = unpack(call, vmid, section, &path)?;
-        call.say(&format!("Total bytes read: {} ({}MiB, {}MiB/s)", unpacked.bytes, unpacked.bytes.div_ceil(1_048_576), 100))?;
-        if !restoring {
+        call.say(&format!(
+            "Total bytes read: {} ({}MiB, {}MiB/s)",
+            unpacked.bytes,
+            unpacked.bytes.div_ceil(1_048_576),
+            100
+        ))?;
+        if restoring.is_none() {
             call.say(&format!("Detected container architecture: {}", unpacked.arch))?;
         }
         call.check_signals()?;
@@ -252,7 +316,13 @@ fn list_of(call: &Call<'_>, storage: &str, vmid: u32) -> Vec<String> {
     storage::find(call.layout(), storage)
         .ok()
         .and_then(|storage| storage.volumes(call.layout()).ok())
-        .map(|volumes| volumes.into_iter().filter(|volume| volume.vmid == Some(vmid) && volume.content == "rootdir").map(|volume| volume.volid).collect())
+        .map(|volumes| {
+            volumes
+                .into_iter()
+                .filter(|volume| volume.vmid == Some(vmid) && volume.content == "rootdir")
+                .map(|volume| volume.volid)
+                .collect()
+        })
         .unwrap_or_default()
 }
 
@@ -279,7 +349,10 @@ fn finish(call: &mut Call<'_>, vmid: u32, built: Result<(), (Stop, Vec<String>)>
         Stop::Interrupted => Stop::die(format!(
             "unable to {verb} CT {vmid} - command '{TAR} -C /var/lib/lxc/{vmid}/rootfs --skip-old-files --anchored --exclude './dev/*'' failed: received interrupt"
         )),
-        Stop::Fail { exit, text } => Stop::Fail { exit, text: format!("unable to {verb} CT {vmid} - {text}") },
+        Stop::Fail { exit, text } => Stop::Fail {
+            exit,
+            text: format!("unable to {verb} CT {vmid} - {text}"),
+        },
         other => Stop::die(format!("unable to {verb} CT {vmid} - {}", other.text())),
     })
 }

@@ -42,8 +42,13 @@ pub(super) fn destroy(call: &mut Call<'_>, vmid: u32) -> Result<(), Stop> {
         }
         if call.args.flag("destroy-unreferenced-disks") {
             for storage in storage::all(call.layout())? {
-                let held = storage.volumes(call.layout()).map_err(|error| Stop::die(format!("{}: {error}", storage.id)))?;
-                for volume in held.iter().filter(|volume| volume.vmid == Some(vmid) && volume.content == "rootdir") {
+                let held = storage
+                    .volumes(call.layout())
+                    .map_err(|error| Stop::die(format!("{}: {error}", storage.id)))?;
+                for volume in held
+                    .iter()
+                    .filter(|volume| volume.vmid == Some(vmid) && volume.content == "rootdir")
+                {
                     storage::free(call.layout(), &volume.volid)?;
                 }
             }

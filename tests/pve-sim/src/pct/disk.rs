@@ -19,12 +19,22 @@ pub(super) fn resize(call: &mut Call<'_>, vmid: u32) -> Result<(), Stop> {
         let mut config = pmxcfs::load(call.layout(), vmid)?;
         pmxcfs::check_lock(&config)?;
         let Some(value) = config.current.get(&disk).map(str::to_owned) else {
-            let mount = if disk == "rootfs" { "" } else { "\nmp: property is missing and it is not optional" };
-            return Err(Stop::die(format!("format error\nvolume: property is missing and it is not optional{mount}")));
+            let mount = if disk == "rootfs" {
+                ""
+            } else {
+                "\nmp: property is missing and it is not optional"
+            };
+            return Err(Stop::die(format!(
+                "format error\nvolume: property is missing and it is not optional{mount}"
+            )));
         };
         let mut properties = Properties::parse(&value, "volume");
-        let old = properties.get("size").and_then(|size| storage::parse_size(size, 1)).unwrap_or(0);
-        let amount = storage::parse_size(change.trim_start_matches('+'), 1).ok_or_else(|| Stop::die("invalid size string"))?;
+        let old = properties
+            .get("size")
+            .and_then(|size| storage::parse_size(size, 1))
+            .unwrap_or(0);
+        let amount =
+            storage::parse_size(change.trim_start_matches('+'), 1).ok_or_else(|| Stop::die("invalid size string"))?;
         let new = if change.starts_with('+') { old + amount } else { amount };
         if new < old {
             return Err(Stop::die("unable to shrink disk size"));
@@ -42,15 +52,23 @@ pub(super) fn resize(call: &mut Call<'_>, vmid: u32) -> Result<(), Stop> {
                 .write(true)
                 .open(&path)
                 .and_then(|file| file.set_len(new))
-                .map_err(|error| Stop::die(format!("command '/usr/bin/qemu-img resize -f raw {shown}' failed: {error}")))?;
+                .map_err(|error| {
+                    Stop::die(format!(
+                        "command '/usr/bin/qemu-img resize -f raw {shown}' failed: {error}"
+                    ))
+                })?;
             call.say("Image resized.")?;
         }
         if raw && !call.node.is_running(vmid) {
             let blocks = new / 4096;
             call.say("e2fsck 1.47.0 (5-Feb-2023)")?;
-            for (pass, what) in
-                [(1, "inodes, blocks, and sizes"), (2, "directory structure"), (3, "directory connectivity"), (4, "reference counts"), (5, "group summary information")]
-            {
+            for (pass, what) in [
+                (1, "inodes, blocks, and sizes"),
+                (2, "directory structure"),
+                (3, "directory connectivity"),
+                (4, "reference counts"),
+                (5, "group summary information"),
+            ] {
                 call.say(&format!("Pass {pass}: Checking {what}"))?;
             }
             call.say(&format!(
@@ -60,7 +78,9 @@ pub(super) fn resize(call: &mut Call<'_>, vmid: u32) -> Result<(), Stop> {
             ))?;
             call.say("resize2fs 1.47.0 (5-Feb-2023)")?;
             call.say(&format!("Resizing the filesystem on {shown} to {blocks} (4k) blocks."))?;
-            call.say(&format!("The filesystem on {shown} is now {blocks} (4k) blocks long.\n"))?;
+            call.say(&format!(
+                "The filesystem on {shown} is now {blocks} (4k) blocks long.\n"
+            ))?;
         }
         properties.set("size", format_size(new));
         config.current.set(&disk, properties.render(Some("volume"), &[]));

@@ -11,7 +11,9 @@ use crate::tasks::worker;
 pub(super) fn exec(call: &mut Call<'_>, vmid: u32) -> Result<(), Stop> {
     let config = pmxcfs::load(call.layout(), vmid)?;
     if call.args.rest.is_empty() {
-        return Err(Stop::die("missing command at /usr/share/perl5/PVE/CLI/pct.pm line 156."));
+        return Err(Stop::die(
+            "missing command at /usr/share/perl5/PVE/CLI/pct.pm line 156.",
+        ));
     }
     if !call.node.is_running(vmid) {
         return Err(Stop::die(format!("container '{vmid}' not running!")));
@@ -23,7 +25,12 @@ pub(super) fn exec(call: &mut Call<'_>, vmid: u32) -> Result<(), Stop> {
     let volume = PathBuf::new();
     let ct = node.ct(vmid, &config.current, &volume, &call.signals);
     let streams = &mut call.streams;
-    let stdio = Stdio { stdin: streams.stdin, out: streams.out, err: streams.err, inherit: streams.own };
+    let stdio = Stdio {
+        stdin: streams.stdin,
+        out: streams.out,
+        err: streams.err,
+        inherit: streams.own,
+    };
     match node.body.exec(&ct, &argv, keep_env, stdio)? {
         0 => Ok(()),
         code => {
@@ -41,7 +48,11 @@ fn owner(call: &Call<'_>) -> Result<FileOwner, Stop> {
             .map_err(|_| Stop::die(format!("invalid permissions: '{text}'")))?,
     };
     let word = |name: &str| call.args.get(name).unwrap_or("0").to_owned();
-    Ok(FileOwner { mode, user: word("user"), group: word("group") })
+    Ok(FileOwner {
+        mode,
+        user: word("user"),
+        group: word("group"),
+    })
 }
 
 /// A failed copy is said on stderr and is no failure: exit 0.

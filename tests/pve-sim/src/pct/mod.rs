@@ -16,8 +16,23 @@ use crate::script::At;
 
 /// Commands that call the middle point themselves, where their act is half done.
 const OWN_MIDDLE: [&str; 17] = [
-    "create", "restore", "clone", "start", "stop", "shutdown", "reboot", "destroy", "set", "push", "pull", "exec", "snapshot",
-    "delsnapshot", "rollback", "resize", "template",
+    "create",
+    "restore",
+    "clone",
+    "start",
+    "stop",
+    "shutdown",
+    "reboot",
+    "destroy",
+    "set",
+    "push",
+    "pull",
+    "exec",
+    "snapshot",
+    "delsnapshot",
+    "rollback",
+    "resize",
+    "template",
 ];
 
 /// Runs `pct` with its arguments.
@@ -70,9 +85,42 @@ pub(crate) fn run(call: &mut Call<'_>, argv: &[String]) -> Result<(), Stop> {
 }
 
 const COMMANDS: [&str; 36] = [
-    "clone", "create", "destroy", "list", "migrate", "move-volume", "pending", "resize", "restore", "template", "config", "set",
-    "delsnapshot", "listsnapshot", "rollback", "snapshot", "reboot", "resume", "shutdown", "start", "stop", "suspend", "console",
-    "cpusets", "df", "enter", "exec", "fsck", "fstrim", "mount", "pull", "push", "remote-migrate", "rescan", "status", "unlock",
+    "clone",
+    "create",
+    "destroy",
+    "list",
+    "migrate",
+    "move-volume",
+    "pending",
+    "resize",
+    "restore",
+    "template",
+    "config",
+    "set",
+    "delsnapshot",
+    "listsnapshot",
+    "rollback",
+    "snapshot",
+    "reboot",
+    "resume",
+    "shutdown",
+    "start",
+    "stop",
+    "suspend",
+    "console",
+    "cpusets",
+    "df",
+    "enter",
+    "exec",
+    "fsck",
+    "fstrim",
+    "mount",
+    "pull",
+    "push",
+    "remote-migrate",
+    "rescan",
+    "status",
+    "unlock",
 ];
 
 /// Commands may be abbreviated as long as they are unique (PVE::CLIHandler).

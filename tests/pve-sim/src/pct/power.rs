@@ -71,7 +71,11 @@ pub(crate) fn shutdown(call: &mut Call<'_>, vmid: u32) -> Result<String, Stop> {
     if !call.node.is_running(vmid) {
         return Err(Stop::die(format!("CT {vmid} not running")));
     }
-    let timeout_s: u64 = call.args.get("timeout").and_then(|text| text.parse().ok()).unwrap_or(60);
+    let timeout_s: u64 = call
+        .args
+        .get("timeout")
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(60);
     let force = call.args.flag("forceStop");
     worker(call, "vzshutdown", &vmid.to_string(), |call| {
         let _lock = config_lock(call, vmid, CONFIG_LOCK_TIMEOUT)?;
@@ -89,7 +93,9 @@ fn shutdown_locked(call: &mut Call<'_>, vmid: u32, timeout_s: u64, force: bool) 
         Shutdown::Stopped => Ok(()),
         Shutdown::StillRunning if force => Ok(call.with_ct(vmid, &config.current, |body, ct| body.stop(ct))?),
         Shutdown::StillRunning => {
-            call.complain(&format!("command 'lxc-stop -n {vmid} --nokill --timeout {timeout_s}' failed: exit code 1"));
+            call.complain(&format!(
+                "command 'lxc-stop -n {vmid} --nokill --timeout {timeout_s}' failed: exit code 1"
+            ));
             Err(Stop::die("container did not stop"))
         }
     }
@@ -99,7 +105,11 @@ pub(crate) fn reboot(call: &mut Call<'_>, vmid: u32) -> Result<(), Stop> {
     if !call.node.is_running(vmid) {
         return Err(Stop::die(format!("CT {vmid} not running")));
     }
-    let timeout_s: u64 = call.args.get("timeout").and_then(|text| text.parse().ok()).unwrap_or(60);
+    let timeout_s: u64 = call
+        .args
+        .get("timeout")
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(60);
     worker(call, "vzreboot", &vmid.to_string(), |call| {
         let _lock = config_lock(call, vmid, CONFIG_LOCK_TIMEOUT)?;
         shutdown_locked(call, vmid, timeout_s, true)?;

@@ -10,8 +10,18 @@ use crate::script::At;
 use crate::storage::{self, GIB, format_size};
 
 /// What a running container takes over at its next start only.
-const AT_NEXT_START: [&str; 10] =
-    ["arch", "cmode", "console", "debug", "features", "ostype", "rootfs", "timezone", "tty", "unprivileged"];
+const AT_NEXT_START: [&str; 10] = [
+    "arch",
+    "cmode",
+    "console",
+    "debug",
+    "features",
+    "ostype",
+    "rootfs",
+    "timezone",
+    "tty",
+    "unprivileged",
+];
 
 /// A value as the tool stores it: addresses generated, tags sorted, keys in the tool's order.
 pub(super) fn stored(key: &str, value: &str) -> String {
@@ -25,8 +35,11 @@ pub(super) fn stored(key: &str, value: &str) -> String {
     }
     match key {
         "tags" => {
-            let mut tags: Vec<String> =
-                value.split([',', ';', ' ']).filter(|tag| !tag.is_empty()).map(str::to_ascii_lowercase).collect();
+            let mut tags: Vec<String> = value
+                .split([',', ';', ' '])
+                .filter(|tag| !tag.is_empty())
+                .map(str::to_ascii_lowercase)
+                .collect();
             tags.sort();
             tags.dedup();
             tags.join(";")
@@ -51,11 +64,16 @@ pub(super) fn set(call: &mut Call<'_>, vmid: u32) -> Result<(), Stop> {
         return Err(Stop::die("no options specified"));
     }
     if let Some(unknown) = deletions.iter().find(|key| !is_config_key(key)) {
-        let usage = command("pct", "set").map(|spec| spec.usage("pct", "set")).unwrap_or_default();
+        let usage = command("pct", "set")
+            .map(|spec| spec.usage("pct", "set"))
+            .unwrap_or_default();
         let problems = [("delete".to_owned(), format!("unknown option '{unknown}'"))].into();
         return Err(Stop::parameters(&problems, &usage));
     }
-    if changes.iter().any(|(key, _)| matches!(key.as_str(), "hookscript") || numbered(key, "dev").is_some()) {
+    if changes
+        .iter()
+        .any(|(key, _)| matches!(key.as_str(), "hookscript") || numbered(key, "dev").is_some())
+    {
         return Err(Stop::NotSimulated("--hookscript and --dev of pct set".to_owned()));
     }
     pmxcfs::load(call.layout(), vmid)?;
@@ -65,7 +83,9 @@ pub(super) fn set(call: &mut Call<'_>, vmid: u32) -> Result<(), Stop> {
     if let Some(digest) = call.args.get("digest")
         && digest != pmxcfs::digest(call.layout(), vmid)
     {
-        return Err(Stop::die("detected modified configuration - file changed by other user? Try again."));
+        return Err(Stop::die(
+            "detected modified configuration - file changed by other user? Try again.",
+        ));
     }
     if changes.iter().any(|(key, _)| key == "unprivileged") || deletions.iter().any(|key| key == "unprivileged") {
         return Err(Stop::die("unable to modify read-only option: 'unprivileged'"));
@@ -105,7 +125,11 @@ pub(super) fn set(call: &mut Call<'_>, vmid: u32) -> Result<(), Stop> {
 }
 
 fn list(text: Option<&str>) -> Vec<String> {
-    text.unwrap_or_default().split([',', ';', ' ', '\0']).filter(|key| !key.is_empty()).map(str::to_owned).collect()
+    text.unwrap_or_default()
+        .split([',', ';', ' ', '\0'])
+        .filter(|key| !key.is_empty())
+        .map(str::to_owned)
+        .collect()
 }
 
 fn delete(call: &Call<'_>, section: &mut Section, key: &str) -> Result<(), Stop> {
@@ -113,9 +137,14 @@ fn delete(call: &Call<'_>, section: &mut Section, key: &str) -> Result<(), Stop>
         section.description.clear();
         return Ok(());
     }
-    let Some(old) = section.get(key).map(str::to_owned) else { return Ok(()) };
+    let Some(old) = section.get(key).map(str::to_owned) else {
+        return Ok(());
+    };
     section.remove(key);
-    let volume = Properties::parse(&old, "volume").get("volume").unwrap_or_default().to_owned();
+    let volume = Properties::parse(&old, "volume")
+        .get("volume")
+        .unwrap_or_default()
+        .to_owned();
     if numbered(key, "unused").is_some() {
         storage::free(call.layout(), &volume)?;
     } else if numbered(key, "mp").is_some() && volume.contains(':') {
@@ -159,7 +188,11 @@ pub(super) fn apply_pending(config: &mut CtConfig) -> bool {
 pub(super) fn config(call: &mut Call<'_>, vmid: u32) -> Result<(), Stop> {
     let mut config = pmxcfs::load(call.layout(), vmid)?;
     let section = if let Some(name) = call.args.get("snapshot") {
-        config.snapshots.get(name).cloned().ok_or_else(|| Stop::die(format!("snapshot '{name}' does not exist")))?
+        config
+            .snapshots
+            .get(name)
+            .cloned()
+            .ok_or_else(|| Stop::die(format!("snapshot '{name}' does not exist")))?
     } else {
         if !call.args.flag("current") {
             apply_pending(&mut config);
@@ -185,7 +218,13 @@ fn encoded_description(section: &Section) -> String {
 
 pub(super) fn pending(call: &mut Call<'_>, vmid: u32) -> Result<(), Stop> {
     let config = pmxcfs::load(call.layout(), vmid)?;
-    let mut keys: Vec<String> = config.current.values.keys().chain(config.pending.values.keys()).cloned().collect();
+    let mut keys: Vec<String> = config
+        .current
+        .values
+        .keys()
+        .chain(config.pending.values.keys())
+        .cloned()
+        .collect();
     if !config.current.description.is_empty() {
         keys.push("description".to_owned());
     }

@@ -12,19 +12,32 @@ pub(super) fn list(call: &mut Call<'_>) -> Result<(), Stop> {
     if vmids.is_empty() {
         return Ok(());
     }
-    call.say(&format!("{:<10} {:<10} {:<12} {:<20}", "VMID", "Status", "Lock", "Name"))?;
+    call.say(&format!(
+        "{:<10} {:<10} {:<12} {:<20}",
+        "VMID", "Status", "Lock", "Name"
+    ))?;
     for vmid in vmids {
         let config = pmxcfs::load(call.layout(), vmid)?;
-        let status = if call.node.is_running(vmid) { "running" } else { "stopped" };
+        let status = if call.node.is_running(vmid) {
+            "running"
+        } else {
+            "stopped"
+        };
         let lock = config.current.get("lock").unwrap_or_default();
-        call.say(&format!("{vmid:<10} {status:<10} {lock:<12} {:<20}", name(&config, vmid)))?;
+        call.say(&format!(
+            "{vmid:<10} {status:<10} {lock:<12} {:<20}",
+            name(&config, vmid)
+        ))?;
     }
     Ok(())
 }
 
 /// The hostname, or `CT<id>`.
 pub(crate) fn name(config: &CtConfig, vmid: u32) -> String {
-    config.current.get("hostname").map_or_else(|| format!("CT{vmid}"), str::to_owned)
+    config
+        .current
+        .get("hostname")
+        .map_or_else(|| format!("CT{vmid}"), str::to_owned)
 }
 
 /// Figures of a container as `status --verbose` and the API show them.
@@ -38,14 +51,24 @@ pub(crate) struct Status {
 }
 
 pub(crate) fn status_of(call: &Call<'_>, vmid: u32, config: &CtConfig) -> Status {
-    let number = |key: &str, default: u64| config.current.get(key).and_then(|text| text.parse().ok()).unwrap_or(default);
+    let number = |key: &str, default: u64| {
+        config
+            .current
+            .get(key)
+            .and_then(|text| text.parse().ok())
+            .unwrap_or(default)
+    };
     let max_disk = config
         .current
         .get("rootfs")
         .map(|rootfs| Properties::parse(rootfs, "volume"))
         .and_then(|rootfs| storage::parse_size(rootfs.get("size")?, 1))
         .unwrap_or(0);
-    let figures = if call.node.is_running(vmid) { call.with_ct(vmid, &config.current, |body, ct| body.figures(ct)) } else { None };
+    let figures = if call.node.is_running(vmid) {
+        call.with_ct(vmid, &config.current, |body, ct| body.figures(ct))
+    } else {
+        None
+    };
     Status {
         running: figures.is_some(),
         figures: figures.unwrap_or_default(),
@@ -58,7 +81,11 @@ pub(crate) fn status_of(call: &Call<'_>, vmid: u32, config: &CtConfig) -> Status
 
 pub(super) fn status(call: &mut Call<'_>, vmid: u32) -> Result<(), Stop> {
     let config = pmxcfs::load(call.layout(), vmid)?;
-    let word = if call.node.is_running(vmid) { "running" } else { "stopped" };
+    let word = if call.node.is_running(vmid) {
+        "running"
+    } else {
+        "stopped"
+    };
     if !call.args.flag("verbose") {
         return call.say(&format!("status: {word}"));
     }
@@ -117,14 +144,21 @@ pub(super) fn cpusets(call: &mut Call<'_>) -> Result<(), Stop> {
 
 pub(super) fn df(call: &mut Call<'_>, vmid: u32) -> Result<(), Stop> {
     pmxcfs::load(call.layout(), vmid)?;
-    Err(Stop::NotSimulated("pct df: a simulated disk has no filling of its own".to_owned()))
+    Err(Stop::NotSimulated(
+        "pct df: a simulated disk has no filling of its own".to_owned(),
+    ))
 }
 
 pub(super) fn migrate(call: &mut Call<'_>) -> Result<(), Stop> {
     let target = call.args.required("target").to_owned();
     if target == call.layout().info().name {
-        let usage = command("pct", "migrate").map(|spec| spec.usage("pct", "migrate")).unwrap_or_default();
-        return Err(Stop::parameters(&[("target".to_owned(), "target is local node.".to_owned())].into(), &usage));
+        let usage = command("pct", "migrate")
+            .map(|spec| spec.usage("pct", "migrate"))
+            .unwrap_or_default();
+        return Err(Stop::parameters(
+            &[("target".to_owned(), "target is local node.".to_owned())].into(),
+            &usage,
+        ));
     }
     if !call.layout().pve().join("nodes").join(&target).is_dir() {
         return Err(Stop::die(format!("no such cluster node '{target}'")));

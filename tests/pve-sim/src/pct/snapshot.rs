@@ -70,7 +70,10 @@ pub(super) fn delsnapshot(call: &mut Call<'_>, vmid: u32) -> Result<(), Stop> {
             return Err(missing(&name));
         }
         call.point(At::Middle)?;
-        let parent = config.snapshots.remove(&name).and_then(|section| section.get("parent").map(str::to_owned));
+        let parent = config
+            .snapshots
+            .remove(&name)
+            .and_then(|section| section.get("parent").map(str::to_owned));
         let CtConfig { current, snapshots, .. } = &mut config;
         for section in std::iter::once(current).chain(snapshots.values_mut()) {
             if section.get("parent") == Some(name.as_str()) {
@@ -108,7 +111,11 @@ pub(super) fn rollback(call: &mut Call<'_>, vmid: u32) -> Result<(), Stop> {
         config.current = section;
         config.pending = crate::conf::Pending::default();
         pmxcfs::save(call.layout(), vmid, &config)?;
-        if start { power::start_locked(call, vmid, false) } else { Ok(()) }
+        if start {
+            power::start_locked(call, vmid, false)
+        } else {
+            Ok(())
+        }
     })
     .map(drop)
 }
@@ -118,7 +125,10 @@ pub(super) fn listsnapshot(call: &mut Call<'_>, vmid: u32) -> Result<(), Stop> {
     let mut children: BTreeMap<String, Vec<(u64, String)>> = BTreeMap::new();
     for (name, section) in &config.snapshots {
         let time = section.get("snaptime").and_then(|text| text.parse().ok()).unwrap_or(0);
-        children.entry(section.get("parent").unwrap_or_default().to_owned()).or_default().push((time, name.clone()));
+        children
+            .entry(section.get("parent").unwrap_or_default().to_owned())
+            .or_default()
+            .push((time, name.clone()));
     }
     children
         .entry(config.current.get("parent").unwrap_or_default().to_owned())
@@ -141,8 +151,16 @@ fn print_children(
         let prefix = format!("{}`-> ", " ".repeat(depth));
         let (time, description) = match config.snapshots.get(name) {
             Some(section) => (
-                section.get("snaptime").and_then(|text| text.parse().ok()).map(human).unwrap_or_default(),
-                if section.description.is_empty() { "no-description".to_owned() } else { section.description.trim_end().to_owned() },
+                section
+                    .get("snaptime")
+                    .and_then(|text| text.parse().ok())
+                    .map(human)
+                    .unwrap_or_default(),
+                if section.description.is_empty() {
+                    "no-description".to_owned()
+                } else {
+                    section.description.trim_end().to_owned()
+                },
             ),
             None => (String::new(), "You are here!".to_owned()),
         };

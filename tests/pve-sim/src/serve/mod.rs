@@ -38,7 +38,10 @@ fn file(layout: &Layout, name: &str) -> PathBuf {
 }
 
 fn number(path: &Path) -> u64 {
-    fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+    fs::read_to_string(path)
+        .ok()
+        .and_then(|text| text.trim().parse().ok())
+        .unwrap_or(0)
 }
 
 /// Tells a running `serve` of this node that something changed, and waits until it has acted; nobody there is fine.
@@ -74,7 +77,9 @@ pub(crate) fn nudge(layout: &Layout, clock: &dyn Clock) -> io::Result<()> {
 pub fn serve(root: &Path) -> io::Result<()> {
     let layout = Layout::open(root)?;
     if layout.info().body != BodyKind::Hollow {
-        return Err(io::Error::other("only hollow nodes are served; containers of the lxc body answer for themselves"));
+        return Err(io::Error::other(
+            "only hollow nodes are served; containers of the lxc body answer for themselves",
+        ));
     }
     let _lock = own(&layout)?;
     let mut open: BTreeMap<SocketAddrV4, Listener> = BTreeMap::new();
@@ -107,7 +112,10 @@ fn own(layout: &Layout) -> io::Result<fs::File> {
             return Ok(lock);
         }
         if begin.elapsed() > Duration::from_secs(2) {
-            return Err(io::Error::other(format!("{} is served by another process already", layout.root().display())));
+            return Err(io::Error::other(format!(
+                "{} is served by another process already",
+                layout.root().display()
+            )));
         }
         std::thread::sleep(POLL);
     }
@@ -121,10 +129,16 @@ fn stubs(layout: &Layout) -> io::Result<BTreeMap<SocketAddrV4, Stub>> {
         if !layout.lxc_dir(vmid).join("installed").exists() {
             continue;
         }
-        let Some(address) = kernel::address(layout, vmid) else { continue };
+        let Some(address) = kernel::address(layout, vmid) else {
+            continue;
+        };
         let config = CtConfig::parse(&fs::read_to_string(layout.conf_path(vmid)).unwrap_or_default());
         let hostname = config.current.get("hostname").unwrap_or("CT").to_owned();
-        let stub = |port| Stub { vmid, hostname: hostname.clone(), port };
+        let stub = |port| Stub {
+            vmid,
+            hostname: hostname.clone(),
+            port,
+        };
         let mut ports: BTreeSet<u16> = layout.info().default_ports.iter().copied().collect();
         let recipe = fs::read_to_string(inside(layout, vmid, "/var/lib/proximity/recipe/port")).ok();
         ports.extend(recipe.and_then(|text| text.trim().parse::<u16>().ok()));
@@ -133,7 +147,11 @@ fn stubs(layout: &Layout) -> io::Result<BTreeMap<SocketAddrV4, Stub>> {
             stubs.insert(SocketAddrV4::new(layout.info().address, *public), stub(target.port));
         }
         if is_loopback(address) && address != layout.info().address {
-            stubs.extend(ports.into_iter().map(|port| (SocketAddrV4::new(address, port), stub(port))));
+            stubs.extend(
+                ports
+                    .into_iter()
+                    .map(|port| (SocketAddrV4::new(address, port), stub(port))),
+            );
         }
     }
     Ok(stubs)
@@ -145,7 +163,10 @@ fn is_loopback(address: Ipv4Addr) -> bool {
 }
 
 /// Opens and closes; answers what could not be opened, with the reason.
-fn reconcile(open: &mut BTreeMap<SocketAddrV4, Listener>, wanted: BTreeMap<SocketAddrV4, Stub>) -> Vec<(SocketAddrV4, String)> {
+fn reconcile(
+    open: &mut BTreeMap<SocketAddrV4, Listener>,
+    wanted: BTreeMap<SocketAddrV4, Stub>,
+) -> Vec<(SocketAddrV4, String)> {
     open.retain(|address, listener| wanted.get(address) == Some(&listener.stub));
     let mut refused = Vec::new();
     for (address, stub) in wanted {
@@ -159,7 +180,11 @@ fn reconcile(open: &mut BTreeMap<SocketAddrV4, Listener>, wanted: BTreeMap<Socke
     refused
 }
 
-fn write_state(layout: &Layout, open: &BTreeMap<SocketAddrV4, Listener>, refused: &[(SocketAddrV4, String)]) -> io::Result<()> {
+fn write_state(
+    layout: &Layout,
+    open: &BTreeMap<SocketAddrV4, Listener>,
+    refused: &[(SocketAddrV4, String)],
+) -> io::Result<()> {
     let state = json!({
         "pid": std::process::id(),
         "open": open.iter().map(|(address, listener)| json!({"address": address.to_string(), "vmid": listener.stub.vmid,

@@ -21,7 +21,10 @@ pub(super) struct Stub {
 
 impl Stub {
     fn line(&self) -> String {
-        format!("simulated by pve-sim (hollow body): container {} {}, port {}\n", self.vmid, self.hostname, self.port)
+        format!(
+            "simulated by pve-sim (hollow body): container {} {}, port {}\n",
+            self.vmid, self.hostname, self.port
+        )
     }
 }
 
@@ -39,20 +42,27 @@ impl Listener {
         let socket = TcpListener::bind(address)?;
         let closing = Arc::new(AtomicBool::new(false));
         let (seen, owner) = (closing.clone(), stub.clone());
-        let thread = std::thread::Builder::new().name(format!("port-{address}")).spawn(move || {
-            for connection in socket.incoming() {
-                if seen.load(Ordering::SeqCst) {
-                    return;
+        let thread = std::thread::Builder::new()
+            .name(format!("port-{address}"))
+            .spawn(move || {
+                for connection in socket.incoming() {
+                    if seen.load(Ordering::SeqCst) {
+                        return;
+                    }
+                    let Ok(connection) = connection else { continue };
+                    let stub = owner.clone();
+                    // A client that leaves early, or no thread left for it, concerns only itself.
+                    let _ = std::thread::Builder::new().spawn(move || {
+                        let _ = answer(connection, &stub);
+                    });
                 }
-                let Ok(connection) = connection else { continue };
-                let stub = owner.clone();
-                // A client that leaves early, or no thread left for it, concerns only itself.
-                let _ = std::thread::Builder::new().spawn(move || {
-                    let _ = answer(connection, &stub);
-                });
-            }
-        })?;
-        Ok(Self { stub, address, closing, thread: Some(thread) })
+            })?;
+        Ok(Self {
+            stub,
+            address,
+            closing,
+            thread: Some(thread),
+        })
     }
 }
 
@@ -79,16 +89,34 @@ fn answer(mut connection: TcpStream, stub: &Stub) -> io::Result<()> {
             Ok(count) => request.extend_from_slice(&buffer[..count]),
         }
     }
-    let is_http = [&b"GET "[..], b"HEAD ", b"POST ", b"PUT ", b"DELETE ", b"OPTIONS ", b"PATCH "].iter().any(|verb| request.starts_with(verb));
+    let is_http = [
+        &b"GET "[..],
+        b"HEAD ",
+        b"POST ",
+        b"PUT ",
+        b"DELETE ",
+        b"OPTIONS ",
+        b"PATCH ",
+    ]
+    .iter()
+    .any(|verb| request.starts_with(verb));
     let line = stub.line();
     if !is_http {
         return connection.write_all(line.as_bytes());
     }
-    let body = format!("<!doctype html><title>{}</title><p>{}</p>\n", stub.hostname, line.trim_end());
+    let body = format!(
+        "<!doctype html><title>{}</title><p>{}</p>\n",
+        stub.hostname,
+        line.trim_end()
+    );
     let head = format!(
         "HTTP/1.1 200 OK\r\nServer: pve-sim\r\nContent-Type: text/html; charset=utf-8\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
         body.len()
     );
     connection.write_all(head.as_bytes())?;
-    if request.starts_with(b"HEAD ") { Ok(()) } else { connection.write_all(body.as_bytes()) }
+    if request.starts_with(b"HEAD ") {
+        Ok(())
+    } else {
+        connection.write_all(body.as_bytes())
+    }
 }

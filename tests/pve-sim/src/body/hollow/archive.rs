@@ -29,7 +29,10 @@ struct Archive {
 
 /// Writes what `container` (a `lxc_dir`) holds; answers the bytes that went in.
 pub(crate) fn pack(container: &Path, target: &Path) -> Result<u64, BodyError> {
-    let mut archive = Archive { installed: container.join("installed").exists(), ..Archive::default() };
+    let mut archive = Archive {
+        installed: container.join("installed").exists(),
+        ..Archive::default()
+    };
     collect(&container.join("files"), "", &mut archive.entries)?;
     let json = serde_json::to_string(&archive).map_err(|error| BodyError::Failed(error.to_string()))?;
     fs::write(target, format!("{MAGIC}{json}")).map_err(io_at(target))?;
@@ -45,11 +48,19 @@ fn collect(folder: &Path, prefix: &str, entries: &mut Vec<Entry>) -> Result<(), 
         let path = format!("{prefix}{}", entry.file_name().to_string_lossy());
         let mode = entry.metadata().map_err(io_at(folder))?.permissions().mode() & 0o7777;
         if entry.path().is_dir() {
-            entries.push(Entry { path: path.clone(), mode, content: None });
+            entries.push(Entry {
+                path: path.clone(),
+                mode,
+                content: None,
+            });
             collect(&entry.path(), &format!("{path}/"), entries)?;
         } else {
             let bytes = fs::read(entry.path()).map_err(io_at(folder))?;
-            entries.push(Entry { path, mode, content: Some(data_encoding::BASE64.encode(&bytes)) });
+            entries.push(Entry {
+                path,
+                mode,
+                content: Some(data_encoding::BASE64.encode(&bytes)),
+            });
         }
     }
     Ok(())
@@ -58,9 +69,12 @@ fn collect(folder: &Path, prefix: &str, entries: &mut Vec<Entry>) -> Result<(), 
 /// Unpacks a backup of ours and answers its size; `None`: it is a placeholder of a template.
 pub(crate) fn unpack(archive: &Path, container: &Path) -> Result<Option<u64>, BodyError> {
     let bytes = fs::read(archive).map_err(io_at(archive))?;
-    let Some(json) = bytes.strip_prefix(MAGIC.as_bytes()) else { return Ok(None) };
+    let Some(json) = bytes.strip_prefix(MAGIC.as_bytes()) else {
+        return Ok(None);
+    };
     let size = BASE_BYTES + json.len() as u64;
-    let archive: Archive = serde_json::from_slice(json).map_err(|error| BodyError::Failed(format!("tar: broken archive: {error}")))?;
+    let archive: Archive =
+        serde_json::from_slice(json).map_err(|error| BodyError::Failed(format!("tar: broken archive: {error}")))?;
     let files = container.join("files");
     for entry in archive.entries {
         let path = files.join(&entry.path);

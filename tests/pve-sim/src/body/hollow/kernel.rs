@@ -50,11 +50,20 @@ pub(crate) fn start(ct: &Ct<'_>) -> Result<u32, BodyError> {
         let address = address_of(ct)?;
         let process = ct.layout.proc().join(pid.to_string());
         put(&process.join("net/fib_trie"), fib_trie(address))?;
-        put(&process.join("net/dev"), net_dev([("lo".to_owned(), 0, 0), ("eth0".to_owned(), 2274, 866)]))?;
-        put(&process.join("net/tcp"), "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n")?;
+        put(
+            &process.join("net/dev"),
+            net_dev([("lo".to_owned(), 0, 0), ("eth0".to_owned(), 2274, 866)]),
+        )?;
+        put(
+            &process.join("net/tcp"),
+            "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n",
+        )?;
         put(&process.join("cgroup"), format!("0::/lxc/{}/ns/init.scope\n", ct.vmid))?;
         put(&process.join("comm"), "systemd\n")?;
-        put(&process.join("status"), format!("Name:\tsystemd\nState:\tS (sleeping)\nPid:\t{pid}\nNSpid:\t{pid}\t1\n"))?;
+        put(
+            &process.join("status"),
+            format!("Name:\tsystemd\nState:\tS (sleeping)\nPid:\t{pid}\nNSpid:\t{pid}\t1\n"),
+        )?;
         let cgroup = ct.layout.cgroup().join(format!("lxc/{}", ct.vmid));
         put(&cgroup.join("cgroup.procs"), "")?;
         put(&cgroup.join("ns/cgroup.procs"), "")?;
@@ -94,7 +103,11 @@ pub(crate) fn stop(layout: &Layout, vmid: u32) -> Result<(), BodyError> {
 }
 
 fn remove(path: &Path) -> Result<(), BodyError> {
-    let result = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    let result = if path.is_dir() {
+        fs::remove_dir_all(path)
+    } else {
+        fs::remove_file(path)
+    };
     match result {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_at(path)(error)),
         _ => Ok(()),
@@ -110,7 +123,9 @@ pub(crate) fn init_of(layout: &Layout, vmid: u32) -> Option<(u32, u64)> {
 
 /// Containers that run, by number.
 pub(crate) fn running(layout: &Layout) -> Vec<u32> {
-    let Ok(entries) = fs::read_dir(layout.root().join("var/lib/lxc")) else { return Vec::new() };
+    let Ok(entries) = fs::read_dir(layout.root().join("var/lib/lxc")) else {
+        return Vec::new();
+    };
     let mut vmids: Vec<u32> = entries
         .filter_map(|entry| entry.ok()?.file_name().to_string_lossy().parse().ok())
         .filter(|vmid| init_of(layout, *vmid).is_some())
@@ -122,9 +137,14 @@ pub(crate) fn running(layout: &Layout) -> Vec<u32> {
 /// Rewrites `/proc/net/unix` and `/proc/net/dev`.
 pub(crate) fn show_running(layout: &Layout) -> Result<(), BodyError> {
     let mut unix = "Num       RefCount Protocol Flags    Type St Inode Path\n".to_owned();
-    let mut devices: Vec<(String, u64, u64)> = vec![("lo".to_owned(), 0, 0), ("vmbr0".to_owned(), 1_000_000, 1_000_000)];
+    let mut devices: Vec<(String, u64, u64)> =
+        vec![("lo".to_owned(), 0, 0), ("vmbr0".to_owned(), 1_000_000, 1_000_000)];
     for vmid in running(layout) {
-        let _ = writeln!(unix, "0000000000000000: 00000002 00000000 00010000 0001 01 {} @/var/lib/lxc/{vmid}/command", 100_000 + vmid);
+        let _ = writeln!(
+            unix,
+            "0000000000000000: 00000002 00000000 00010000 0001 01 {} @/var/lib/lxc/{vmid}/command",
+            100_000 + vmid
+        );
         devices.push((format!("veth{vmid}i0"), 866, 2274));
     }
     put(&layout.proc().join("net/unix"), unix)?;
@@ -148,7 +168,10 @@ fn net_dev(devices: impl IntoIterator<Item = (String, u64, u64)>) -> String {
 
 fn next_pid(layout: &Layout) -> Result<u32, BodyError> {
     let path = layout.root().join("run/hollow-next-pid");
-    let pid = fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(FIRST_PID);
+    let pid = fs::read_to_string(&path)
+        .ok()
+        .and_then(|text| text.trim().parse().ok())
+        .unwrap_or(FIRST_PID);
     put(&path, format!("{}\n", pid + 1))?;
     Ok(pid)
 }
@@ -157,7 +180,11 @@ fn next_pid(layout: &Layout) -> Result<u32, BodyError> {
 fn address_of(ct: &Ct<'_>) -> Result<Option<(Ipv4Addr, u8)>, BodyError> {
     let path = ct.layout.lxc_dir(ct.vmid).join("address");
     let networks = ct.conf.networks();
-    let wanted = networks.first().and_then(|(_, net)| net.get("ip")).unwrap_or("manual").to_owned();
+    let wanted = networks
+        .first()
+        .and_then(|(_, net)| net.get("ip"))
+        .unwrap_or("manual")
+        .to_owned();
     let address = match wanted.as_str() {
         "manual" => None,
         "dhcp" => match read_address(&path) {
@@ -220,9 +247,17 @@ fn fib_trie(address: Option<(Ipv4Addr, u8)>) -> String {
 pub(crate) fn write_limits(ct: &Ct<'_>) -> Result<(), BodyError> {
     let cgroup = ct.layout.cgroup().join(format!("lxc/{}", ct.vmid));
     let number = |key: &str| ct.conf.get(key).and_then(|text| text.parse::<u64>().ok());
-    put(&cgroup.join("memory.max"), format!("{}\n", number("memory").unwrap_or(512) << 20))?;
-    put(&cgroup.join("memory.swap.max"), format!("{}\n", number("swap").unwrap_or(512) << 20))?;
-    let cpu = number("cores").map_or("max 100000\n".to_owned(), |cores| format!("{} 100000\n", cores * 100_000));
+    put(
+        &cgroup.join("memory.max"),
+        format!("{}\n", number("memory").unwrap_or(512) << 20),
+    )?;
+    put(
+        &cgroup.join("memory.swap.max"),
+        format!("{}\n", number("swap").unwrap_or(512) << 20),
+    )?;
+    let cpu = number("cores").map_or("max 100000\n".to_owned(), |cores| {
+        format!("{} 100000\n", cores * 100_000)
+    });
     put(&cgroup.join("cpu.max"), cpu)
 }
 
@@ -230,17 +265,35 @@ pub(crate) fn write_limits(ct: &Ct<'_>) -> Result<(), BodyError> {
 pub(crate) fn write_usage(cgroup: &Path, uptime_s: u64) -> Result<(), BodyError> {
     let wave = (uptime_s % 60) * (64 << 10);
     let cpu_usec = uptime_s * 12_000;
-    put(&cgroup.join("memory.current"), format!("{}\n", IDLE_MEMORY + IDLE_CACHE + wave))?;
+    put(
+        &cgroup.join("memory.current"),
+        format!("{}\n", IDLE_MEMORY + IDLE_CACHE + wave),
+    )?;
     put(
         &cgroup.join("memory.stat"),
-        format!("anon {}\nfile {IDLE_CACHE}\nkernel 4194304\ninactive_file {}\n", IDLE_MEMORY + wave, IDLE_CACHE / 2),
+        format!(
+            "anon {}\nfile {IDLE_CACHE}\nkernel 4194304\ninactive_file {}\n",
+            IDLE_MEMORY + wave,
+            IDLE_CACHE / 2
+        ),
     )?;
     put(&cgroup.join("memory.swap.current"), "0\n")?;
     put(
         &cgroup.join("cpu.stat"),
-        format!("usage_usec {cpu_usec}\nuser_usec {}\nsystem_usec {}\n", cpu_usec / 3 * 2, cpu_usec / 3),
+        format!(
+            "usage_usec {cpu_usec}\nuser_usec {}\nsystem_usec {}\n",
+            cpu_usec / 3 * 2,
+            cpu_usec / 3
+        ),
     )?;
-    put(&cgroup.join("io.stat"), format!("8:0 rbytes={} wbytes={} rios=10 wios=10 dbytes=0 dios=0\n", 4 << 20, uptime_s * 4096))?;
+    put(
+        &cgroup.join("io.stat"),
+        format!(
+            "8:0 rbytes={} wbytes={} rios=10 wios=10 dbytes=0 dios=0\n",
+            4 << 20,
+            uptime_s * 4096
+        ),
+    )?;
     for name in ["cpu", "memory", "io"] {
         put(
             &cgroup.join(format!("{name}.pressure")),

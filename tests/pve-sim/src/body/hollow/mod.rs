@@ -28,7 +28,20 @@ use crate::layout::{BodyKind, Layout};
 const TEMPLATE_BYTES: u64 = 158_525_440;
 /// What a Debian template brings along.
 const SKELETON: [&str; 14] = [
-    "etc", "etc/network", "home", "opt", "root", "run", "srv", "tmp", "usr/bin", "usr/local/bin", "var/lib", "var/log", "var/tmp", "var/www",
+    "etc",
+    "etc/network",
+    "home",
+    "opt",
+    "root",
+    "run",
+    "srv",
+    "tmp",
+    "usr/bin",
+    "usr/local/bin",
+    "var/lib",
+    "var/log",
+    "var/tmp",
+    "var/www",
 ];
 
 /// Containers that are files only.
@@ -68,10 +81,20 @@ impl Body for HollowBody {
             self.destroy(ct)?;
             return Err(BodyError::Interrupted);
         }
-        let name = archive.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let ostype = name.split('-').next().filter(|system| matches!(*system, "debian" | "ubuntu" | "alpine" | "fedora" | "centos"));
+        let name = archive
+            .file_name()
+            .map(|name| name.to_string_lossy().into_owned())
+            .unwrap_or_default();
+        let ostype = name
+            .split('-')
+            .next()
+            .filter(|system| matches!(*system, "debian" | "ubuntu" | "alpine" | "fedora" | "centos"));
         let arch = if name.contains("arm64") { "arm64" } else { "amd64" };
-        Ok(Unpacked { bytes, arch: arch.to_owned(), ostype: ostype.map(str::to_owned) })
+        Ok(Unpacked {
+            bytes,
+            arch: arch.to_owned(),
+            ostype: ostype.map(str::to_owned),
+        })
     }
 
     fn copy_from(&self, ct: &Ct<'_>, from: u32) -> Result<(), BodyError> {
@@ -111,8 +134,11 @@ impl Body for HollowBody {
 
     fn is_running(&self, layout: &Layout, vmid: u32) -> bool {
         let socket = format!("@/var/lib/lxc/{vmid}/command");
-        fs::read_to_string(layout.proc().join("net/unix"))
-            .is_ok_and(|table| table.lines().any(|line| line.split_whitespace().last() == Some(socket.as_str())))
+        fs::read_to_string(layout.proc().join("net/unix")).is_ok_and(|table| {
+            table
+                .lines()
+                .any(|line| line.split_whitespace().last() == Some(socket.as_str()))
+        })
     }
 
     fn figures(&self, ct: &Ct<'_>) -> Option<Figures> {
@@ -131,18 +157,25 @@ impl Body for HollowBody {
 
     fn push(&self, ct: &Ct<'_>, from: &Path, to: &str, owner: &FileOwner) -> Result<(), BodyError> {
         let Ok(bytes) = fs::read(from) else {
-            return Err(BodyError::Failed(format!("failed to open {} for reading", from.display())));
+            return Err(BodyError::Failed(format!(
+                "failed to open {} for reading",
+                from.display()
+            )));
         };
         let target = inside(ct.layout, ct.vmid, to);
         if !target.parent().is_some_and(Path::is_dir) {
-            return Err(BodyError::Failed(format!("failed to create file: {to}: No such file or directory")));
+            return Err(BodyError::Failed(format!(
+                "failed to create file: {to}: No such file or directory"
+            )));
         }
         write_with_mode(&target, &bytes, owner.mode)
     }
 
     fn pull(&self, ct: &Ct<'_>, from: &str, to: &Path, owner: &FileOwner) -> Result<(), BodyError> {
         let Ok(bytes) = fs::read(inside(ct.layout, ct.vmid, from)) else {
-            return Err(BodyError::Failed(format!("failed to open {from}: No such file or directory")));
+            return Err(BodyError::Failed(format!(
+                "failed to open {from}: No such file or directory"
+            )));
         };
         write_with_mode(to, &bytes, owner.mode)
     }
@@ -177,7 +210,9 @@ fn nudge(ct: &Ct<'_>) -> Result<(), BodyError> {
 }
 
 pub(crate) fn hostname(ct: &Ct<'_>) -> String {
-    ct.conf.get("hostname").map_or_else(|| format!("CT{}", ct.vmid), str::to_owned)
+    ct.conf
+        .get("hostname")
+        .map_or_else(|| format!("CT{}", ct.vmid), str::to_owned)
 }
 
 fn write_with_mode(path: &Path, bytes: &[u8], mode: u32) -> Result<(), BodyError> {

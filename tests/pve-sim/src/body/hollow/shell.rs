@@ -32,14 +32,32 @@ pub(super) fn exec(ct: &Ct<'_>, argv: &[String], keep_env: bool, stdio: Stdio<'_
         .and_then(|mut file| writeln!(file, "{line}"))
         .map_err(io_at(&log))?;
     let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
-    let Stdio { stdin, out, err, inherit } = stdio;
+    let Stdio {
+        stdin,
+        out,
+        err,
+        inherit,
+    } = stdio;
     // Borrowed anew, so that all lifetimes are the shortest.
-    Words { ct, stdio: Stdio { stdin: &mut *stdin, out: &mut *out, err: &mut *err, inherit }, keep_env }.run(&argv)
+    Words {
+        ct,
+        stdio: Stdio {
+            stdin: &mut *stdin,
+            out: &mut *out,
+            err: &mut *err,
+            inherit,
+        },
+        keep_env,
+    }
+    .run(&argv)
 }
 
 impl Words<'_, '_> {
     fn out(&mut self, text: &str) -> Result<i32, BodyError> {
-        self.stdio.out.write_all(text.as_bytes()).map_err(|_| BodyError::BrokenPipe)?;
+        self.stdio
+            .out
+            .write_all(text.as_bytes())
+            .map_err(|_| BodyError::BrokenPipe)?;
         Ok(0)
     }
 
@@ -54,7 +72,9 @@ impl Words<'_, '_> {
     }
 
     fn run(&mut self, argv: &[&str]) -> Result<i32, BodyError> {
-        let Some((program, rest)) = argv.split_first() else { return Ok(0) };
+        let Some((program, rest)) = argv.split_first() else {
+            return Ok(0);
+        };
         let name = match program.rsplit_once('/') {
             Some(("/bin" | "/usr/bin" | "/sbin" | "/usr/sbin", name)) => name,
             _ => program,
@@ -127,7 +147,10 @@ impl Words<'_, '_> {
             if and && code != 0 {
                 continue;
             }
-            let words: Vec<&str> = command.split_whitespace().map(|word| word.trim_matches(['\'', '"'])).collect();
+            let words: Vec<&str> = command
+                .split_whitespace()
+                .map(|word| word.trim_matches(['\'', '"']))
+                .collect();
             code = match words.as_slice() {
                 [] => continue,
                 ["exit", number] => return Ok(number.parse().unwrap_or(2)),
@@ -160,10 +183,18 @@ impl Words<'_, '_> {
         while let Some(word) = words.next() {
             match *word {
                 "-p" | "--parents" => parents = true,
-                "-m" => mode = words.next().and_then(|text| u32::from_str_radix(text, 8).ok()).unwrap_or(mode),
+                "-m" => {
+                    mode = words
+                        .next()
+                        .and_then(|text| u32::from_str_radix(text, 8).ok())
+                        .unwrap_or(mode)
+                }
                 "-pm" => {
                     parents = true;
-                    mode = words.next().and_then(|text| u32::from_str_radix(text, 8).ok()).unwrap_or(mode);
+                    mode = words
+                        .next()
+                        .and_then(|text| u32::from_str_radix(text, 8).ok())
+                        .unwrap_or(mode);
                 }
                 "--" => {}
                 word if word.starts_with("--mode=") => mode = u32::from_str_radix(&word[7..], 8).unwrap_or(mode),
@@ -176,9 +207,17 @@ impl Words<'_, '_> {
             if path.is_dir() && parents {
                 continue;
             }
-            let made = if parents { fs::create_dir_all(&path) } else { fs::create_dir(&path) };
+            let made = if parents {
+                fs::create_dir_all(&path)
+            } else {
+                fs::create_dir(&path)
+            };
             if let Err(error) = made {
-                let reason = if error.kind() == std::io::ErrorKind::AlreadyExists { "File exists" } else { "No such file or directory" };
+                let reason = if error.kind() == std::io::ErrorKind::AlreadyExists {
+                    "File exists"
+                } else {
+                    "No such file or directory"
+                };
                 return Ok(self.err(&format!("mkdir: cannot create directory '{folder}': {reason}"), 1));
             }
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).map_err(io_at(&path))?;
@@ -202,7 +241,10 @@ impl Words<'_, '_> {
     fn cat(&mut self, files: &[&str]) -> Result<i32, BodyError> {
         if files.is_empty() {
             let mut text = Vec::new();
-            self.stdio.stdin.read_to_end(&mut text).map_err(|_| BodyError::BrokenPipe)?;
+            self.stdio
+                .stdin
+                .read_to_end(&mut text)
+                .map_err(|_| BodyError::BrokenPipe)?;
             self.stdio.out.write_all(&text).map_err(|_| BodyError::BrokenPipe)?;
         }
         for file in files {
@@ -218,16 +260,26 @@ impl Words<'_, '_> {
         let Ok(entries) = fs::read_dir(self.path(folder)) else {
             return Ok(self.err(&format!("ls: cannot access '{folder}': No such file or directory"), 2));
         };
-        let mut names: Vec<String> = entries.filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned())).collect();
+        let mut names: Vec<String> = entries
+            .filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned()))
+            .collect();
         names.sort();
-        let text: String = names.iter().filter(|name| !name.starts_with('.')).map(|name| format!("{name}\n")).collect();
+        let text: String = names
+            .iter()
+            .filter(|name| !name.starts_with('.'))
+            .map(|name| format!("{name}\n"))
+            .collect();
         self.out(&text)
     }
 
     fn rm(&mut self, words: &[&str]) -> Result<i32, BodyError> {
         for file in words.iter().filter(|word| !word.starts_with('-')) {
             let path = self.path(file);
-            let result = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            let result = if path.is_dir() {
+                fs::remove_dir_all(&path)
+            } else {
+                fs::remove_file(&path)
+            };
             if let Err(error) = result
                 && error.kind() != std::io::ErrorKind::NotFound
             {
