@@ -14,7 +14,7 @@ use proximity_protocol::{
     ids::{OperationId, Owner, Vmid},
 };
 use serde::{Deserialize, Serialize};
-use std::{fs, io, path::PathBuf};
+use std::{io, path::PathBuf};
 
 /// One record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,14 +36,26 @@ pub(crate) struct OwnershipRecord {
 impl OwnershipRecord {
     /// Before the container is made.
     pub(crate) fn begin(owner: Owner, operation: OperationId, began_unix_s: i64) -> Self {
-        Self { version: 1, owner, operation, began_unix_s, root_volume: None, mac: None }
+        Self {
+            version: 1,
+            owner,
+            operation,
+            began_unix_s,
+            root_volume: None,
+            mac: None,
+        }
     }
 
-    /// Whether this configuration is of the container that the record was written for.
+    /// Whether this configuration is of the container that the record was written for. A record that was never completed (the agent was killed right
+    /// after the container was made) knows no marks: then the tag must be there, which a stranger's container has not.
     pub(crate) fn is_of(&self, conf: &Conf) -> bool {
-        let volume = self.root_volume.is_none() || self.root_volume.as_deref() == conf.root_volume();
-        let mac = self.mac.is_none() || self.mac.as_deref() == conf.mac();
-        [volume, mac, conf.has_tag(TAG)].into_iter().filter(|holds| *holds).count() >= 2
+        let tag = conf.has_tag(TAG);
+        if self.root_volume.is_none() && self.mac.is_none() {
+            return tag;
+        }
+        let volume = self.root_volume.is_some() && self.root_volume.as_deref() == conf.root_volume();
+        let mac = self.mac.is_some() && self.mac.as_deref() == conf.mac();
+        [volume, mac, tag].into_iter().filter(|holds| *holds).count() >= 2
     }
 }
 
@@ -57,15 +69,19 @@ fn failed(act: &str, vmid: Vmid, error: &io::Error) -> Fault {
         Some(nix::libc::EACCES) if act != "read" => FaultKind::NotQuorate,
         _ => FaultKind::Internal,
     };
-    Fault::new(kind, format!("cannot {act} the ownership record of container {vmid} in /etc/pve/priv/proximity: {error}"))
+    Fault::new(
+        kind,
+        format!("cannot {act} the ownership record of container {vmid} in /etc/pve/priv/proximity: {error}"),
+    )
 }
 
 /// The record of a container.
 pub(crate) fn read(node: &NodeContext, vmid: Vmid) -> Result<Option<OwnershipRecord>, Fault> {
-    let text = files::read_if_there(&folder(node).join(vmid.to_string())).map_err(|error| failed("read", vmid, &error))?;
+    let text =
+        files::read_if_there(&folder(node).join(vmid.to_string())).map_err(|error| failed("read", vmid, &error))?;
     let Some(text) = text else { return Ok(None) };
-    let record: OwnershipRecord =
-        serde_json::from_str(&text).map_err(|error| failed("read", vmid, &io::Error::new(io::ErrorKind::InvalidData, error)))?;
+    let record: OwnershipRecord = serde_json::from_str(&text)
+        .map_err(|error| failed("read", vmid, &io::Error::new(io::ErrorKind::InvalidData, error)))?;
     Ok(Some(record))
 }
 
@@ -84,35 +100,30 @@ pub(crate) fn remove(node: &NodeContext, vmid: Vmid) -> Result<(), Fault> {
     files::remove_if_there(&folder(node).join(vmid.to_string())).map_err(|error| failed("remove", vmid, &error))
 }
 
-/// All numbers that have a record. A missing folder means none.
-pub(crate) fn recorded(node: &NodeContext) -> io::Result<Vec<Vmid>> {
-    let entries = match fs::read_dir(folder(node)) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error),
-    };
-    let mut vmids = Vec::new();
-    for entry in entries {
-        vmids.extend(entry?.file_name().to_string_lossy().parse::<Vmid>().ok());
-    }
-    Ok(vmids)
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use proximity_protocol::ids::Generation;
-    use std::os::unix::fs::PermissionsExt;
+    use std::{fs, os::unix::fs::PermissionsExt};
     use uuid::Uuid;
 
     fn record() -> OwnershipRecord {
-        let owner = Owner { app: "nginx-a1b2c3d4".parse().unwrap(), generation: Generation(1) };
-        OwnershipRecord { root_volume: Some("local:100/vm-100-disk-0.raw".into()), mac: Some("BC:24:11:85:80:3C".into()), ..OwnershipRecord::begin(owner, OperationId(Uuid::from_u128(1)), 5) }
+        let owner = Owner {
+            app: "nginx-a1b2c3d4".parse().unwrap(),
+            generation: Generation(1),
+        };
+        OwnershipRecord {
+            root_volume: Some("local:100/vm-100-disk-0.raw".into()),
+            mac: Some("BC:24:11:85:80:3C".into()),
+            ..OwnershipRecord::begin(owner, OperationId(Uuid::from_u128(1)), 5)
+        }
     }
 
     fn conf(volume: &str, mac: &str, tag: &str) -> Conf {
-        Conf::parse(&format!("rootfs: {volume},size=1G\nnet0: name=eth0,hwaddr={mac}\ntags: {tag}\n"))
+        Conf::parse(&format!(
+            "rootfs: {volume},size=1G\nnet0: name=eth0,hwaddr={mac}\ntags: {tag}\n"
+        ))
     }
 
     #[test]
@@ -124,8 +135,10 @@ mod tests {
         write(&node, vmid, &record()).unwrap();
         assert_eq!(read(&node, vmid).unwrap(), Some(record()));
         let mode = |path: &str| fs::metadata(dir.path().join(path)).unwrap().permissions().mode() & 0o777;
-        assert_eq!((mode("etc/pve/priv/proximity"), mode("etc/pve/priv/proximity/100")), (0o700, 0o600));
-        assert_eq!(recorded(&node).unwrap(), [vmid]);
+        assert_eq!(
+            (mode("etc/pve/priv/proximity"), mode("etc/pve/priv/proximity/100")),
+            (0o700, 0o600)
+        );
         remove(&node, vmid).unwrap();
         remove(&node, vmid).unwrap();
         assert_eq!(read(&node, vmid).unwrap(), None);
@@ -137,16 +150,34 @@ mod tests {
         let node = crate::facts::testing::node(dir.path());
         files::private_dir(&folder(&node)).unwrap();
         fs::write(folder(&node).join("100"), "{").unwrap();
-        assert_eq!(read(&node, Vmid::new(100).unwrap()).unwrap_err().kind, FaultKind::Internal);
+        assert_eq!(
+            read(&node, Vmid::new(100).unwrap()).unwrap_err().kind,
+            FaultKind::Internal
+        );
     }
 
     #[test]
     fn two_of_three_marks_make_it_the_same_container() {
         let (volume, mac) = ("local:100/vm-100-disk-0.raw", "BC:24:11:85:80:3C");
         assert!(record().is_of(&conf(volume, mac, "proximity")));
-        assert!(record().is_of(&conf("other:100/x", mac, "proximity")), "the disk was moved");
-        assert!(record().is_of(&conf(volume, "BC:24:11:00:00:00", "proximity;x")), "the address was changed");
+        assert!(
+            record().is_of(&conf("other:100/x", mac, "proximity")),
+            "the disk was moved"
+        );
+        assert!(
+            record().is_of(&conf(volume, "BC:24:11:00:00:00", "proximity;x")),
+            "the address was changed"
+        );
         assert!(record().is_of(&conf(volume, mac, "")), "the tag was removed");
-        assert!(!record().is_of(&conf(volume, "BC:24:11:00:00:00", "")), "made anew by somebody else with the same number");
+        assert!(
+            !record().is_of(&conf(volume, "BC:24:11:00:00:00", "")),
+            "made anew by somebody else with the same number"
+        );
+        let begun = OwnershipRecord {
+            root_volume: None,
+            mac: None,
+            ..record()
+        };
+        assert!(begun.is_of(&conf(volume, mac, "proximity")) && !begun.is_of(&conf(volume, mac, "")));
     }
 }

@@ -100,19 +100,42 @@ impl Policy {
         let text = match std::fs::read_to_string(path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
-            Err(error) => return Err(denied(format!("the node's policy {} cannot be read ({error}): nothing is changed until it can", path.display()))),
+            Err(error) => {
+                return Err(denied(format!(
+                    "the node's policy {} cannot be read ({error}): nothing is changed until it can",
+                    path.display()
+                )));
+            }
         };
         let broken = |message: String| {
-            denied(format!("the node's policy {} is not valid: nothing is changed until it is corrected there. {message}", path.display()))
+            denied(format!(
+                "the node's policy {} is not valid: nothing is changed until it is corrected there. {message}",
+                path.display()
+            ))
         };
         let policy: Self = toml::from_str(&text).map_err(|error| broken(error.to_string()))?;
-        if let Some(unknown) = policy.deny_verbs.iter().find(|name| !CHANGING.contains(&name.as_str()) && !matches!(name.as_str(), "inventory" | "confirm")) {
-            let line = text.lines().position(|line| line.contains(unknown.as_str())).map_or(0, |at| at + 1);
+        if let Some(unknown) = policy
+            .deny_verbs
+            .iter()
+            .find(|name| !CHANGING.contains(&name.as_str()) && !matches!(name.as_str(), "inventory" | "confirm"))
+        {
+            let line = text
+                .lines()
+                .position(|line| line.contains(unknown.as_str()))
+                .map_or(0, |at| at + 1);
             return Err(broken(format!("line {line}: deny_verbs: there is no verb {unknown:?}")));
         }
         if policy.vmid.0 > policy.vmid.1 || policy.ports.0 > policy.ports.1 {
-            let line = text.lines().position(|line| line.trim_start().starts_with(if policy.vmid.0 > policy.vmid.1 { "vmid" } else { "ports" })).map_or(0, |at| at + 1);
-            return Err(broken(format!("line {line}: the first number of a range must not be above the last")));
+            let line = text
+                .lines()
+                .position(|line| {
+                    line.trim_start()
+                        .starts_with(if policy.vmid.0 > policy.vmid.1 { "vmid" } else { "ports" })
+                })
+                .map_or(0, |at| at + 1);
+            return Err(broken(format!(
+                "line {line}: the first number of a range must not be above the last"
+            )));
         }
         Ok(policy)
     }
@@ -164,21 +187,27 @@ impl Policy {
         if (first..=last).contains(&vmid.get()) {
             return Ok(());
         }
-        Err(denied(format!("VMID {vmid} is outside the range {first} to {last} of this node's policy")))
+        Err(denied(format!(
+            "VMID {vmid} is outside the range {first} to {last} of this node's policy"
+        )))
     }
 
     fn check_storage(&self, storage: &StorageId) -> Result<(), Fault> {
         if self.storages.is_empty() || self.storages.contains(storage) {
             return Ok(());
         }
-        Err(denied(format!("storage {storage} is not among those that this node's policy allows")))
+        Err(denied(format!(
+            "storage {storage} is not among those that this node's policy allows"
+        )))
     }
 
     fn check_bridge(&self, bridge: &BridgeName) -> Result<(), Fault> {
         if self.bridges.is_empty() || self.bridges.contains(bridge) {
             return Ok(());
         }
-        Err(denied(format!("bridge {bridge} is not among those that this node's policy allows")))
+        Err(denied(format!(
+            "bridge {bridge} is not among those that this node's policy allows"
+        )))
     }
 
     fn check_port(&self, port: u16) -> Result<(), Fault> {
@@ -186,7 +215,9 @@ impl Policy {
         if (first..=last).contains(&port) {
             return Ok(());
         }
-        Err(denied(format!("port {port} is outside the range {first} to {last} of this node's policy")))
+        Err(denied(format!(
+            "port {port} is outside the range {first} to {last} of this node's policy"
+        )))
     }
 }
 
@@ -200,8 +231,14 @@ mod tests {
     };
 
     fn destroy(vmid: u32) -> Verb {
-        let owner = Owner { app: "nginx-a1b2c3d4".parse().unwrap(), generation: Generation(1) };
-        Verb::EnsureDestroyed(Target { vmid: Vmid::new(vmid).unwrap(), owner })
+        let owner = Owner {
+            app: "nginx-a1b2c3d4".parse().unwrap(),
+            generation: Generation(1),
+        };
+        Verb::EnsureDestroyed(Target {
+            vmid: Vmid::new(vmid).unwrap(),
+            owner,
+        })
     }
 
     fn load(text: &str) -> Result<Policy, Fault> {
@@ -223,18 +260,32 @@ mod tests {
         let policy = load("deny_verbs = ['ensure_stopped']\nvmid = [5000, 5999]\nadoption = [200, 201]\n").unwrap();
         assert_eq!(policy.check(&destroy(100)).unwrap_err().kind, FaultKind::PolicyDenied);
         policy.check(&destroy(5999)).unwrap();
-        let Verb::EnsureDestroyed(target) = destroy(5999) else { panic!() };
+        let Verb::EnsureDestroyed(target) = destroy(5999) else {
+            panic!()
+        };
         assert!(policy.check(&Verb::EnsureStopped { target, timeout_s: 0 }).is_err());
-        assert_eq!(policy.adoption, Adoption::Listed(vec![Vmid::new(200).unwrap(), Vmid::new(201).unwrap()]));
+        assert_eq!(
+            policy.adoption,
+            Adoption::Listed(vec![Vmid::new(200).unwrap(), Vmid::new(201).unwrap()])
+        );
     }
 
     #[test]
     fn a_broken_file_denies_all_and_names_the_line() {
-        for (text, line) in [("\nvmid = 'x'\n", "line 2"), ("vmids = [1, 2]\n", "line 1"), ("\n\nports = [9, 8]\n", "line 3"), ("deny_verbs = ['rm']", "line 1")] {
+        for (text, line) in [
+            ("\nvmid = 'x'\n", "line 2"),
+            ("vmids = [1, 2]\n", "line 1"),
+            ("\n\nports = [9, 8]\n", "line 3"),
+            ("deny_verbs = ['rm']", "line 1"),
+        ] {
             let loaded = load(text);
             let fault = loaded.clone().unwrap_err();
             assert_eq!(fault.kind, FaultKind::PolicyDenied);
-            assert!(fault.message.contains("policy.toml") && fault.message.contains(line), "{}", fault.message);
+            assert!(
+                fault.message.contains("policy.toml") && fault.message.contains(line),
+                "{}",
+                fault.message
+            );
             assert_eq!(Policy::fact(&loaded).denied_verbs.len(), CHANGING.len());
         }
     }

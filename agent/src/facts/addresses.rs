@@ -17,7 +17,9 @@ pub(crate) struct Network {
 
 /// `None`: the container does not run (yet).
 pub(crate) fn network(node: &NodeContext, vmid: Vmid) -> io::Result<Option<Network>> {
-    let Some(pid) = processes::init_pid(node, vmid) else { return Ok(None) };
+    let Some(pid) = processes::init_pid(node, vmid) else {
+        return Ok(None);
+    };
     let trie = match fs::read_to_string(node.proc(&format!("{pid}/net/fib_trie"))) {
         Ok(trie) => trie,
         // It ended between the two looks.
@@ -27,7 +29,10 @@ pub(crate) fn network(node: &NodeContext, vmid: Vmid) -> io::Result<Option<Netwo
     let routes = fs::read_to_string(node.proc(&format!("{pid}/net/route"))).ok();
     Ok(Some(Network {
         addresses: local_addresses(&trie),
-        gateway: routes.as_deref().and_then(|text| default_route(text, None)).map(|(_, gateway)| gateway),
+        gateway: routes
+            .as_deref()
+            .and_then(|text| default_route(text, None))
+            .map(|(_, gateway)| gateway),
         routes_known: routes.is_some(),
     }))
 }
@@ -54,7 +59,9 @@ fn local_addresses(trie: &str) -> Vec<Ipv4Addr> {
 pub(crate) fn default_route(text: &str, interface: Option<&str>) -> Option<(String, Ipv4Addr)> {
     text.lines().skip(1).find_map(|line| {
         let fields: Vec<&str> = line.split_ascii_whitespace().collect();
-        let [name, destination, gateway, _, _, _, _, mask, ..] = fields.as_slice() else { return None };
+        let [name, destination, gateway, _, _, _, _, mask, ..] = fields.as_slice() else {
+            return None;
+        };
         if *destination != "00000000" || *mask != "00000000" || interface.is_some_and(|wanted| wanted != *name) {
             return None;
         }
@@ -80,7 +87,10 @@ mod tests {
     fn the_default_route_is_read() {
         let text = "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT\n\
             eth0\t00000000\t0100630A\t0003\t0\t0\t0\t00000000\t0\t0\t0\neth0\t0000630A\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n";
-        assert_eq!(default_route(text, None), Some(("eth0".into(), Ipv4Addr::new(10, 99, 0, 1))));
+        assert_eq!(
+            default_route(text, None),
+            Some(("eth0".into(), Ipv4Addr::new(10, 99, 0, 1)))
+        );
         assert_eq!(default_route(text, Some("vmbr0")), None);
         assert_eq!(default_route("", None), None);
     }

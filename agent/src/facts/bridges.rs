@@ -13,7 +13,8 @@ pub(crate) fn exists(node: &NodeContext, name: &BridgeName) -> bool {
 
 fn is_open_vswitch(folder: &std::path::Path) -> bool {
     // An OVS bridge is a plain interface whose driver says what it is.
-    fs::read_link(folder.join("device/driver")).is_ok_and(|driver| driver.ends_with("openvswitch")) || folder.join("ovs").exists()
+    fs::read_link(folder.join("device/driver")).is_ok_and(|driver| driver.ends_with("openvswitch"))
+        || folder.join("ovs").exists()
 }
 
 /// All bridges, by name.
@@ -41,7 +42,11 @@ pub(super) fn facts(node: &NodeContext) -> io::Result<Vec<BridgeFact>> {
 
 /// The node's first address on an interface.
 pub(crate) fn address_of(interface: &str) -> Option<(Ipv4Addr, u8)> {
-    own_addresses().ok()?.into_iter().find(|(name, _, _)| name == interface).map(|(_, address, prefix)| (address, prefix))
+    own_addresses()
+        .ok()?
+        .into_iter()
+        .find(|(name, _, _)| name == interface)
+        .map(|(_, address, prefix)| (address, prefix))
 }
 
 /// All addresses of the node: interface, address, length of the prefix.
@@ -50,7 +55,11 @@ pub(crate) fn own_addresses() -> io::Result<Vec<(String, Ipv4Addr, u8)>> {
         .filter_map(|entry| {
             let address = entry.address.as_ref()?.as_sockaddr_in()?.ip();
             let mask = entry.netmask.as_ref()?.as_sockaddr_in()?.ip();
-            Some((entry.interface_name, address, u8::try_from(u32::from(mask).count_ones()).ok()?))
+            Some((
+                entry.interface_name,
+                address,
+                u8::try_from(u32::from(mask).count_ones()).ok()?,
+            ))
         })
         .collect())
 }
@@ -67,13 +76,21 @@ mod tests {
         let node = testing::node(dir.path());
         fs::create_dir_all(dir.path().join("sys/class/net/eth0")).unwrap();
         fs::create_dir_all(dir.path().join("sys/class/net/fwbr100i0/bridge")).unwrap();
-        let names: Vec<String> = facts(&node).unwrap().into_iter().map(|bridge| bridge.name.to_string()).collect();
+        let names: Vec<String> = facts(&node)
+            .unwrap()
+            .into_iter()
+            .map(|bridge| bridge.name.to_string())
+            .collect();
         assert_eq!(names, ["vmbr0"]);
         assert!(!exists(&node, &BridgeName::new("eth0").unwrap()));
     }
 
     #[test]
     fn the_loopback_has_its_address() {
-        assert!(own_addresses().unwrap().contains(&("lo".into(), Ipv4Addr::LOCALHOST, 8)));
+        assert!(
+            own_addresses()
+                .unwrap()
+                .contains(&("lo".into(), Ipv4Addr::LOCALHOST, 8))
+        );
     }
 }

@@ -32,7 +32,10 @@ fn number(path: &Path) -> Option<u64> {
 }
 
 fn field(path: &Path, name: &str) -> Option<u64> {
-    fs::read_to_string(path).ok()?.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
+    fs::read_to_string(path)
+        .ok()?
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
 }
 
 impl Cgroup {
@@ -45,8 +48,14 @@ impl Cgroup {
             return Some(Self::V2(v2));
         }
         let memory = root.join("memory").join(parent).join(&id);
-        let cpu = ["cpuacct", "cpu,cpuacct", "cpu"].into_iter().map(|name| root.join(name).join(parent).join(&id)).find(|path| path.is_dir());
-        Some(Self::V1 { cpu: cpu?, memory: memory.is_dir().then_some(memory)? })
+        let cpu = ["cpuacct", "cpu,cpuacct", "cpu"]
+            .into_iter()
+            .map(|name| root.join(name).join(parent).join(&id))
+            .find(|path| path.is_dir());
+        Some(Self::V1 {
+            cpu: cpu?,
+            memory: memory.is_dir().then_some(memory)?,
+        })
     }
 
     /// `None`: it went away meanwhile.
@@ -89,7 +98,11 @@ mod tests {
 
     #[test]
     fn both_versions_give_the_same_figures() {
-        let expected = CgroupFigures { cpu_us: 5_000, memory_used_bytes: 70, memory_limit_bytes: Some(512) };
+        let expected = CgroupFigures {
+            cpu_us: 5_000,
+            memory_used_bytes: 70,
+            memory_limit_bytes: Some(512),
+        };
         let vmid = Vmid::new(100).unwrap();
         let dir = tempfile::tempdir().unwrap();
         let node = testing::node(dir.path());

@@ -16,7 +16,13 @@ use proximity_protocol::{
 use std::path::Path;
 
 fn unreadable(path: &Path, why: impl std::fmt::Display) -> Fault {
-    Fault::new(FaultKind::Internal, format!("{} cannot be read ({why}): does pve-cluster run on this node?", path.display()))
+    Fault::new(
+        FaultKind::Internal,
+        format!(
+            "{} cannot be read ({why}): does pve-cluster run on this node?",
+            path.display()
+        ),
+    )
 }
 
 fn required(path: &Path) -> Result<String, Fault> {
@@ -58,7 +64,12 @@ pub(crate) fn storage(node: &NodeContext, id: &StorageId) -> Result<Storage, Fau
     storages(node)?
         .into_iter()
         .find(|storage| storage.id == *id)
-        .ok_or_else(|| Fault::new(FaultKind::StorageUnavailable, format!("this node has no storage {id}: choose another, or add it in Proxmox")))
+        .ok_or_else(|| {
+            Fault::new(
+                FaultKind::StorageUnavailable,
+                format!("this node has no storage {id}: choose another, or add it in Proxmox"),
+            )
+        })
 }
 
 /// The range for new VMIDs. The file may be missing.

@@ -9,7 +9,15 @@ use x509_parser::prelude::{FromDer, X509Certificate, parse_x509_pem};
 /// SHA-256 of the SubjectPublicKeyInfo.
 pub(super) fn host_fingerprint(node: &NodeContext) -> Result<[u8; 32], Fault> {
     let path = node.etc_pve("pve-root-ca.pem");
-    let fault = |why: String| Fault::new(FaultKind::Internal, format!("{} cannot be read ({why}): run `pvecm updatecerts` on this node", path.display()));
+    let fault = |why: String| {
+        Fault::new(
+            FaultKind::Internal,
+            format!(
+                "{} cannot be read ({why}): run `pvecm updatecerts` on this node",
+                path.display()
+            ),
+        )
+    };
     let bytes = std::fs::read(&path).map_err(|error| fault(error.to_string()))?;
     let (_, pem) = parse_x509_pem(&bytes).map_err(|error| fault(error.to_string()))?;
     let (_, certificate) = X509Certificate::from_der(&pem.contents).map_err(|error| fault(error.to_string()))?;
@@ -30,13 +38,19 @@ mod tests {
         let key = rcgen::KeyPair::generate().unwrap();
         let mut seen = Vec::new();
         for name in ["a", "b"] {
-            let certificate = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap().self_signed(&key).unwrap();
+            let certificate = rcgen::CertificateParams::new(vec![name.to_owned()])
+                .unwrap()
+                .self_signed(&key)
+                .unwrap();
             testing::put(dir.path(), "etc/pve/pve-root-ca.pem", &certificate.pem());
             seen.push(host_fingerprint(&node).unwrap());
         }
         assert_eq!(seen[0], seen[1]);
         let other = rcgen::KeyPair::generate().unwrap();
-        let certificate = rcgen::CertificateParams::new(vec!["a".to_owned()]).unwrap().self_signed(&other).unwrap();
+        let certificate = rcgen::CertificateParams::new(vec!["a".to_owned()])
+            .unwrap()
+            .self_signed(&other)
+            .unwrap();
         testing::put(dir.path(), "etc/pve/pve-root-ca.pem", &certificate.pem());
         assert_ne!(host_fingerprint(&node).unwrap(), seen[0]);
     }

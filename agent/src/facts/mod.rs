@@ -4,7 +4,7 @@
 //! anything, and nothing looks through all processes.
 
 pub(crate) mod addresses;
-mod bridges;
+pub(crate) mod bridges;
 pub(crate) mod cgroup;
 pub(crate) mod cluster;
 mod fingerprint;

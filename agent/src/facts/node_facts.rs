@@ -11,9 +11,18 @@ impl NodeContext {
     /// What the node is. The fault says which file could not be read.
     pub async fn facts(&self) -> Result<NodeFacts, Fault> {
         let members = cluster::members(self)?;
-        let unread = |what: &str| Fault::new(FaultKind::Internal, format!("the node's {what} cannot be read from {}", self.host().proc.display()));
-        let bridges = bridges::facts(self)
-            .map_err(|error| Fault::new(FaultKind::Internal, format!("{} cannot be read: {error}", self.host().sys_class_net.display())))?;
+        let unread = |what: &str| {
+            Fault::new(
+                FaultKind::Internal,
+                format!("the node's {what} cannot be read from {}", self.host().proc.display()),
+            )
+        };
+        let bridges = bridges::facts(self).map_err(|error| {
+            Fault::new(
+                FaultKind::Internal,
+                format!("{} cannot be read: {error}", self.host().sys_class_net.display()),
+            )
+        })?;
         Ok(NodeFacts {
             node_name: self.name().clone(),
             address: self.address(),

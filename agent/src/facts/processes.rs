@@ -14,12 +14,19 @@ pub(crate) fn init_pid(node: &NodeContext, vmid: Vmid) -> Option<u32> {
     collect(cgroup.process_root(), DEPTH_MAX, &mut pids);
     pids.sort_unstable();
     // The first process of a container has its lowest number, unless numbers have wrapped around: then the kernel's own word decides.
-    pids.iter().copied().find(|pid| is_first(node, *pid)).or_else(|| pids.first().copied())
+    pids.iter()
+        .copied()
+        .find(|pid| is_first(node, *pid))
+        .or_else(|| pids.first().copied())
 }
 
 fn collect(folder: &Path, depth: usize, pids: &mut Vec<u32>) {
     if let Ok(text) = fs::read_to_string(folder.join("cgroup.procs")) {
-        pids.extend(text.lines().filter_map(|line| line.trim().parse::<u32>().ok()).filter(|pid| *pid > 0));
+        pids.extend(
+            text.lines()
+                .filter_map(|line| line.trim().parse::<u32>().ok())
+                .filter(|pid| *pid > 0),
+        );
     }
     if depth == 0 {
         return;
@@ -34,11 +41,14 @@ fn collect(folder: &Path, depth: usize, pids: &mut Vec<u32>) {
 
 /// `NSpid:` lists the number in each pid namespace, from the outermost to its own (proc_pid_status(5)).
 fn is_first(node: &NodeContext, pid: u32) -> bool {
-    fs::read_to_string(node.proc(&format!("{pid}/status")))
-        .is_ok_and(|text| text.lines().find_map(|line| line.strip_prefix("NSpid:")).is_some_and(|line| {
-            let numbers: Vec<&str> = line.split_ascii_whitespace().collect();
-            numbers.len() > 1 && numbers.last() == Some(&"1")
-        }))
+    fs::read_to_string(node.proc(&format!("{pid}/status"))).is_ok_and(|text| {
+        text.lines()
+            .find_map(|line| line.strip_prefix("NSpid:"))
+            .is_some_and(|line| {
+                let numbers: Vec<&str> = line.split_ascii_whitespace().collect();
+                numbers.len() > 1 && numbers.last() == Some(&"1")
+            })
+    })
 }
 
 #[cfg(test)]
@@ -53,7 +63,12 @@ mod tests {
         let node = testing::node(dir.path());
         let vmid = Vmid::new(100).unwrap();
         assert_eq!(init_pid(&node, vmid), None);
-        for (path, text) in [("memory.current", "1"), ("cgroup.procs", ""), ("ns/init.scope/cgroup.procs", "900\n"), ("ns/system.slice/x/cgroup.procs", "44\n45\n")] {
+        for (path, text) in [
+            ("memory.current", "1"),
+            ("cgroup.procs", ""),
+            ("ns/init.scope/cgroup.procs", "900\n"),
+            ("ns/system.slice/x/cgroup.procs", "44\n45\n"),
+        ] {
             testing::put(dir.path(), &format!("sys/fs/cgroup/lxc/100/{path}"), text);
         }
         assert_eq!(init_pid(&node, vmid), Some(44));

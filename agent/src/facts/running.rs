@@ -21,7 +21,11 @@ fn parse(text: &str, lxc: &str) -> BTreeSet<Vmid> {
     text.lines()
         .filter_map(|line| {
             let (_, path) = line.split_once('@')?;
-            path.strip_prefix(lxc)?.strip_prefix('/')?.strip_suffix("/command")?.parse().ok()
+            path.strip_prefix(lxc)?
+                .strip_prefix('/')?
+                .strip_suffix("/command")?
+                .parse()
+                .ok()
         })
         .collect()
 }

@@ -1,8 +1,9 @@
 //! Live figures, once a second.
 
 use super::{
-    NodeContext, cluster,
+    NodeContext,
     cgroup::Cgroup,
+    cluster,
     node_figures::{self, CpuTicks, Memory},
     processes, running, storages, traffic,
 };
@@ -48,7 +49,14 @@ struct Known {
 impl NodeContext {
     /// A sampler of live figures.
     pub fn sampler(&self) -> Sampler {
-        Sampler { node: self.clone(), cpu: None, cpu_count: 1, storage_folders: vec![], slow_read: None, containers: BTreeMap::new() }
+        Sampler {
+            node: self.clone(),
+            cpu: None,
+            cpu_count: 1,
+            storage_folders: vec![],
+            slow_read: None,
+            containers: BTreeMap::new(),
+        }
     }
 }
 
@@ -62,18 +70,31 @@ impl Sampler {
         self.containers.retain(|vmid, _| running.contains(vmid));
         let node = self.node_figures();
         let containers = self.container_figures(&running);
-        Sample { at_unix_ms: now_unix_ms(), node, containers }
+        Sample {
+            at_unix_ms: now_unix_ms(),
+            node,
+            containers,
+        }
     }
 
     fn read_slow(&mut self) {
         self.slow_read = Some(Instant::now());
         self.cpu_count = node_figures::cpu_count(&self.node).unwrap_or(1);
         if let Ok(all) = cluster::storages(&self.node) {
-            self.storage_folders =
-                all.iter().filter(|storage| storage.takes("rootdir")).filter_map(|storage| storages::folder(&self.node, storage)).collect();
+            self.storage_folders = all
+                .iter()
+                .filter(|storage| storage.takes("rootdir"))
+                .filter_map(|storage| storages::folder(&self.node, storage))
+                .collect();
         }
-        let wanted: BTreeSet<&PathBuf> = self.storage_folders.iter().chain(self.containers.values().filter_map(|known| known.root.as_ref())).collect();
-        self.node.usage().retain(|path| wanted.iter().any(|wanted| *wanted == path));
+        let wanted: BTreeSet<&PathBuf> = self
+            .storage_folders
+            .iter()
+            .chain(self.containers.values().filter_map(|known| known.root.as_ref()))
+            .collect();
+        self.node
+            .usage()
+            .retain(|path| wanted.iter().any(|wanted| *wanted == path));
     }
 
     fn node_figures(&mut self) -> NodeFigures {
@@ -104,18 +125,25 @@ impl Sampler {
         let traffic = traffic::traffic(&self.node);
         let mut all = BTreeMap::new();
         for vmid in running {
-            let fresh = self.containers.get(vmid).is_some_and(|known| known.read.elapsed() < SLOW);
+            let fresh = self
+                .containers
+                .get(vmid)
+                .is_some_and(|known| known.read.elapsed() < SLOW);
             if !fresh && !self.get_to_know(*vmid) {
                 continue;
             }
-            let Some(known) = self.containers.get_mut(vmid) else { continue };
+            let Some(known) = self.containers.get_mut(vmid) else {
+                continue;
+            };
             let Some(figures) = known.cgroup.figures() else {
                 // Restarted with other cgroups, perhaps: looked for again at the next sample.
                 self.containers.remove(vmid);
                 continue;
             };
             let now = Instant::now();
-            let cpu_ppm = known.cpu.map_or(0, |(cpu_us, at)| busy_ppm(figures.cpu_us.saturating_sub(cpu_us), now - at, known.cores));
+            let cpu_ppm = known.cpu.map_or(0, |(cpu_us, at)| {
+                busy_ppm(figures.cpu_us.saturating_sub(cpu_us), now - at, known.cores)
+            });
             known.cpu = Some((figures.cpu_us, now));
             let disk = known.root.as_ref().and_then(|root| self.node.usage().last(root, FRESH));
             let traffic = traffic.get(&vmid.get()).copied().unwrap_or_default();
@@ -137,12 +165,26 @@ impl Sampler {
 
     /// Reads what changes seldom; `false` if it is gone or not ours to see.
     fn get_to_know(&mut self, vmid: Vmid) -> bool {
-        let (Some(cgroup), Ok(Some(conf))) = (Cgroup::find(&self.node, vmid), cluster::conf(&self.node, vmid)) else { return false };
+        let (Some(cgroup), Ok(Some(conf))) = (Cgroup::find(&self.node, vmid), cluster::conf(&self.node, vmid)) else {
+            return false;
+        };
         // The root as its init sees it: mounted in the container's own mount namespace only.
-        let root = processes::init_pid(&self.node, vmid).map(|pid| self.node.proc(&format!("{pid}/root"))).filter(|root| root.symlink_metadata().is_ok());
+        let root = processes::init_pid(&self.node, vmid)
+            .map(|pid| self.node.proc(&format!("{pid}/root")))
+            .filter(|root| root.symlink_metadata().is_ok());
         let cpu = self.containers.get(&vmid).and_then(|known| known.cpu);
         let cores = conf.cores().unwrap_or(self.cpu_count).max(1);
-        self.containers.insert(vmid, Known { cgroup, cpu, cores, memory_bytes: conf.memory_mb() << 20, root, read: Instant::now() });
+        self.containers.insert(
+            vmid,
+            Known {
+                cgroup,
+                cpu,
+                cores,
+                memory_bytes: conf.memory_mb() << 20,
+                root,
+                read: Instant::now(),
+            },
+        );
         true
     }
 }
@@ -170,7 +212,12 @@ mod tests {
         put("proc/net/unix", "Num\n0: 0 0 0 0 0 1 @/var/lib/lxc/100/command\n");
         put("proc/net/dev", "veth100i0: 866 8 0 0 0 0 0 0 2274 22 0 0 0 0 0 0\n");
         put("etc/pve/nodes/pve1/lxc/100.conf", "memory: 256\ncores: 2\n");
-        for (name, text) in [("memory.current", "100\n"), ("memory.stat", "file 30\n"), ("memory.max", "max\n"), ("cpu.stat", "usage_usec 5\n")] {
+        for (name, text) in [
+            ("memory.current", "100\n"),
+            ("memory.stat", "file 30\n"),
+            ("memory.max", "max\n"),
+            ("cpu.stat", "usage_usec 5\n"),
+        ] {
             put(&format!("sys/fs/cgroup/lxc/100/{name}"), text);
         }
         let mut sampler = node.sampler();
@@ -178,11 +225,17 @@ mod tests {
         assert_eq!((sample.node.memory_used_bytes, sample.node.uptime_s), (600 * 1024, 77));
         let figures = &sample.containers[&100];
         assert_eq!((figures.memory_used_bytes, figures.memory_total_bytes), (70, 256 << 20));
-        assert_eq!((figures.network_in_bytes, figures.network_out_bytes, figures.cpu_ppm), (2274, 866, 0));
+        assert_eq!(
+            (figures.network_in_bytes, figures.network_out_bytes, figures.cpu_ppm),
+            (2274, 866, 0)
+        );
         put("proc/stat", "cpu  200 0 200 1600 0 0 0 0 0 0\n");
         put("sys/fs/cgroup/lxc/100/cpu.stat", "usage_usec 900000000\n");
         let sample = sampler.sample();
-        assert_eq!((sample.node.cpu_ppm, sample.containers[&100].cpu_ppm), (200_000, 1_000_000));
+        assert_eq!(
+            (sample.node.cpu_ppm, sample.containers[&100].cpu_ppm),
+            (200_000, 1_000_000)
+        );
         put("proc/net/unix", "Num\n");
         assert!(sampler.sample().containers.is_empty());
     }

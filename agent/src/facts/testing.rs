@@ -30,9 +30,17 @@ pub(crate) fn put(root: &Path, path: &str, text: &str) {
 
 /// A standalone node `pve1` without guests.
 pub(crate) fn node(root: &Path) -> NodeContext {
-    put(root, "etc/pve/.members", "{\n\"nodename\": \"pve1\",\n\"version\": 0\n}\n");
+    put(
+        root,
+        "etc/pve/.members",
+        "{\n\"nodename\": \"pve1\",\n\"version\": 0\n}\n",
+    );
     put(root, "etc/pve/.vmlist", "{\n\"version\": 1,\n\"ids\": {\n}\n\n}\n");
-    put(root, "etc/pve/storage.cfg", "dir: local\n\tpath /var/lib/vz\n\tcontent rootdir,vztmpl\n");
+    put(
+        root,
+        "etc/pve/storage.cfg",
+        "dir: local\n\tpath /var/lib/vz\n\tcontent rootdir,vztmpl\n",
+    );
     fs::create_dir_all(root.join("etc/pve/nodes/pve1/lxc")).expect("a writable folder");
     fs::create_dir_all(root.join("etc/pve/priv")).expect("a writable folder");
     fs::create_dir_all(root.join("sys/class/net/vmbr0/bridge")).expect("a writable folder");

@@ -82,7 +82,10 @@ impl StorageUsage {
 
     /// Drops answers for paths that are not wanted any more.
     pub(crate) fn retain(&self, wanted: impl Fn(&Path) -> bool) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|path, entry| entry.pending || wanted(path));
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|path, entry| entry.pending || wanted(path));
     }
 }
 
@@ -97,7 +100,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let figures = usage.now(dir.path(), Duration::from_secs(10)).await.unwrap();
         assert!(figures.total_bytes >= figures.used_bytes && figures.total_bytes > 0);
-        assert_eq!(usage.now(Path::new("/nonexistent/x"), Duration::from_secs(10)).await, None);
+        assert_eq!(
+            usage.now(Path::new("/nonexistent/x"), Duration::from_secs(10)).await,
+            None
+        );
         assert_eq!(usage.last(dir.path(), Duration::from_secs(60)), Some(figures));
     }
 }

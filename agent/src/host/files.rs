@@ -14,8 +14,12 @@ pub(crate) fn private_dir(path: &Path) -> io::Result<()> {
 
 /// Writes a file of mode 0600 so that a reader, or a crash, finds the old content or the new and nothing between.
 pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let folder = path.parent().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
-    let name = path.file_name().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let folder = path
+        .parent()
+        .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let name = path
+        .file_name()
+        .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
     let temporary = folder.join(format!(".{}.{}.new", name.to_string_lossy(), std::process::id()));
     let written = (|| {
         let mut file = private_file(&temporary)?;
@@ -33,13 +37,20 @@ pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 /// Opens a file of mode 0600 for writing, empty.
 pub(crate) fn private_file(path: &Path) -> io::Result<fs::File> {
-    fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)
+    fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)
 }
 
 /// Makes renames and removals in a folder last. pmxcfs has no sync of folders and needs none: it writes through.
 pub(crate) fn sync_dir(folder: &Path) -> io::Result<()> {
     match fs::File::open(folder)?.sync_all() {
-        Err(error) if matches!(error.raw_os_error(), Some(code) if code == nix::libc::EINVAL || code == nix::libc::ENOSYS) => Ok(()),
+        Err(error) if matches!(error.raw_os_error(), Some(code) if code == nix::libc::EINVAL || code == nix::libc::ENOSYS) => {
+            Ok(())
+        }
         other => other,
     }
 }

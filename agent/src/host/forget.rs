@@ -8,7 +8,9 @@ use proximity_protocol::ids::OperationId;
 use std::{fs, io, path::PathBuf};
 
 fn folders(node: &NodeContext) -> io::Result<Vec<PathBuf>> {
-    fs::read_dir(node.state("tools"))?.map(|entry| Ok(entry?.path())).collect()
+    fs::read_dir(node.state("tools"))?
+        .map(|entry| Ok(entry?.path()))
+        .collect()
 }
 
 /// Removes what the tools of a committed operation left. A tool that still runs keeps its folder until it has ended and the next call comes by.
@@ -17,7 +19,10 @@ pub fn forget(node: &NodeContext, operation: OperationId) {
     let marked = folders(node).and_then(|folders| {
         folders
             .iter()
-            .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&prefix)))
+            .filter(|path| {
+                path.file_name()
+                    .is_some_and(|name| name.to_string_lossy().starts_with(&prefix))
+            })
             .try_for_each(|path| fs::write(path.join("forgotten"), b""))
     });
     if let Err(error) = marked {

@@ -49,12 +49,17 @@ impl ProcessStamp {
     /// Of another.
     pub(crate) fn of(pid: i32) -> io::Result<Self> {
         let stat = stat(pid).ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("no process {pid}")))?;
-        Ok(Self { pid, started_ticks: stat.started_ticks, boot: boot()? })
+        Ok(Self {
+            pid,
+            started_ticks: stat.started_ticks,
+            boot: boot()?,
+        })
     }
 
     /// Whether it lives.
     pub(crate) fn lives(&self) -> bool {
-        boot().is_ok_and(|boot| boot == self.boot) && stat(self.pid).is_some_and(|s| !s.zombie && s.started_ticks == self.started_ticks)
+        boot().is_ok_and(|boot| boot == self.boot)
+            && stat(self.pid).is_some_and(|s| !s.zombie && s.started_ticks == self.started_ticks)
     }
 
     /// Whether it or anything in the session that it leads lives: a tool may go on although its shim was killed.
@@ -69,7 +74,9 @@ impl ProcessStamp {
         if stat(self.pid).is_some_and(|stat| stat.started_ticks != self.started_ticks) {
             return false;
         }
-        let Ok(entries) = fs::read_dir("/proc") else { return true };
+        let Ok(entries) = fs::read_dir("/proc") else {
+            return true;
+        };
         entries
             .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok())
             .filter_map(stat)
@@ -86,8 +93,20 @@ mod tests {
     fn a_living_process_is_told_from_a_dead_one_and_from_another_boot() {
         let own = ProcessStamp::own().unwrap();
         assert!(own.lives() && own.session_lives());
-        assert!(!ProcessStamp { started_ticks: own.started_ticks + 1, ..own.clone() }.lives());
-        assert!(!ProcessStamp { boot: "other".into(), ..own }.session_lives());
+        assert!(
+            !ProcessStamp {
+                started_ticks: own.started_ticks + 1,
+                ..own.clone()
+            }
+            .lives()
+        );
+        assert!(
+            !ProcessStamp {
+                boot: "other".into(),
+                ..own
+            }
+            .session_lives()
+        );
         let mut child = std::process::Command::new("true").spawn().unwrap();
         let stamp = ProcessStamp::of(i32::try_from(child.id()).unwrap()).unwrap();
         child.wait().unwrap();

@@ -79,7 +79,11 @@ impl NodeContext {
     pub fn open_with(config: &Config, link_address: Option<Ipv4Addr>, executable: PathBuf) -> Result<Self, HostError> {
         for folder in ["tools", "tmp"] {
             let path = config.paths.state.join(folder);
-            files::private_dir(&path).map_err(|source| HostError::Io { act: "make", path, source })?;
+            files::private_dir(&path).map_err(|source| HostError::Io {
+                act: "make",
+                path,
+                source,
+            })?;
         }
         let name = match &config.node.name {
             Some(name) => name.clone(),
@@ -166,7 +170,11 @@ impl NodeContext {
     /// `/` unless the agent is pointed at a machine that lies below a folder.
     pub(crate) fn machine_path(&self, path: &str) -> PathBuf {
         let etc_pve = &self.host().etc_pve;
-        let root = etc_pve.ancestors().nth(2).filter(|_| etc_pve.ends_with("etc/pve")).unwrap_or(Path::new("/"));
+        let root = etc_pve
+            .ancestors()
+            .nth(2)
+            .filter(|_| etc_pve.ends_with("etc/pve"))
+            .unwrap_or(Path::new("/"));
         root.join(path.trim_start_matches('/'))
     }
 
@@ -193,7 +201,10 @@ impl NodeContext {
                 // pve-manager/8.4.1/2a5fa54a8503f96d (running kernel: 6.8.12-9-pve)
                 Ok(end) if end.success => end.stdout.split('/').nth(1).map(|version| version.trim().to_owned()),
                 Ok(end) => {
-                    tracing::warn!(stderr = end.stderr, "pveversion failed; the version is reported as unknown");
+                    tracing::warn!(
+                        stderr = end.stderr,
+                        "pveversion failed; the version is reported as unknown"
+                    );
                     None
                 }
                 Err(error) => {
@@ -208,6 +219,12 @@ impl NodeContext {
 
 fn node_name(host: &Host) -> Result<String, HostError> {
     let path = host.etc_pve.join(".members");
-    let text = std::fs::read_to_string(&path).map_err(|source| HostError::Io { act: "read", path: path.clone(), source })?;
-    Members::parse(&text).map(|members| members.nodename).map_err(|message| HostError::Members { path, message })
+    let text = std::fs::read_to_string(&path).map_err(|source| HostError::Io {
+        act: "read",
+        path: path.clone(),
+        source,
+    })?;
+    Members::parse(&text)
+        .map(|members| members.nodename)
+        .map_err(|message| HostError::Members { path, message })
 }

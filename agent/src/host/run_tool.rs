@@ -24,7 +24,10 @@ pub fn main(args: &[OsString]) -> ExitCode {
     let result = match words.as_slice() {
         [dir, path] if *dir == "--dir" => run(&ToolDir(PathBuf::from(path))),
         [dir, path, detach] if *dir == "--dir" && *detach == "--detach" => detached(path),
-        _ => Err(io::Error::new(io::ErrorKind::InvalidInput, "usage: run-tool --dir <folder> [--detach]; only the agent calls this")),
+        _ => Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "usage: run-tool --dir <folder> [--detach]; only the agent calls this",
+        )),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -56,14 +59,24 @@ fn run(dir: &ToolDir) -> io::Result<()> {
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let status = runtime.block_on(run_claimed(dir));
-    let status = status.unwrap_or_else(|error| Status { code: None, signal: None, start_error: Some(error.to_string()) });
+    let status = status.unwrap_or_else(|error| Status {
+        code: None,
+        signal: None,
+        start_error: Some(error.to_string()),
+    });
     dir.write("status.json", &status)
 }
 
 async fn run_claimed(dir: &ToolDir) -> io::Result<Status> {
     // A handler, unlike "ignore", is not inherited: the tool keeps its own answer to these.
-    let _kept = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?, signal(SignalKind::hangup())?];
-    let request = dir.request()?.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "there is no request.json"))?;
+    let _kept = [
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::interrupt())?,
+        signal(SignalKind::hangup())?,
+    ];
+    let request = dir
+        .request()?
+        .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "there is no request.json"))?;
     let mut child = tokio::process::Command::new(&request.program)
         .args(&request.arguments)
         .current_dir("/")
@@ -82,5 +95,9 @@ async fn run_claimed(dir: &ToolDir) -> io::Result<Status> {
         dir.write("child.json", &stamp)?;
     }
     let end = child.wait().await?;
-    Ok(Status { code: end.code(), signal: end.signal(), start_error: None })
+    Ok(Status {
+        code: end.code(),
+        signal: end.signal(),
+        start_error: None,
+    })
 }

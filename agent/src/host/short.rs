@@ -13,7 +13,12 @@ pub(crate) struct ShortEnd {
 }
 
 /// Runs it, feeds it `stdin`, and waits at most `bound`; then it is killed.
-pub(crate) async fn run(program: &Path, arguments: &[OsString], stdin: Option<&[u8]>, bound: Duration) -> io::Result<ShortEnd> {
+pub(crate) async fn run(
+    program: &Path,
+    arguments: &[OsString],
+    stdin: Option<&[u8]>,
+    bound: Duration,
+) -> io::Result<ShortEnd> {
     let mut child = Command::new(program)
         .args(arguments)
         .env("LC_ALL", "C")
@@ -35,9 +40,12 @@ pub(crate) async fn run(program: &Path, arguments: &[OsString], stdin: Option<&[
         Ok(())
     };
     let both = async { tokio::join!(feed, child.wait_with_output()) };
-    let (fed, output) = tokio::time::timeout(bound, both)
-        .await
-        .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, format!("{} did not end within {} s", program.display(), bound.as_secs())))?;
+    let (fed, output) = tokio::time::timeout(bound, both).await.map_err(|_| {
+        io::Error::new(
+            io::ErrorKind::TimedOut,
+            format!("{} did not end within {} s", program.display(), bound.as_secs()),
+        )
+    })?;
     fed?;
     let output = output?;
     Ok(ShortEnd {

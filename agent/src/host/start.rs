@@ -23,7 +23,11 @@ pub(super) async fn start(node: &NodeContext, unit: &str, dir: &ToolDir) -> io::
     if end.success || (node.runner() == Runner::Systemd && end.stderr.contains("already")) {
         Ok(())
     } else {
-        Err(io::Error::other(format!("{} could not start a tool: {}", program.display(), end.stderr.trim())))
+        Err(io::Error::other(format!(
+            "{} could not start a tool: {}",
+            program.display(),
+            end.stderr.trim()
+        )))
     }
 }
 

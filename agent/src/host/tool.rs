@@ -84,7 +84,12 @@ pub(crate) enum ToolError {
 }
 
 /// Runs it, or attaches to the run of that name. `output` gets the newest line from time to time.
-pub(crate) async fn run(node: &NodeContext, id: ToolId<'_>, call: &ToolCall, output: &mut (dyn FnMut(&str) + Send)) -> Result<ToolEnd, ToolError> {
+pub(crate) async fn run(
+    node: &NodeContext,
+    id: ToolId<'_>,
+    call: &ToolCall,
+    output: &mut (dyn FnMut(&str) + Send),
+) -> Result<ToolEnd, ToolError> {
     let dir = ToolDir(node.state("tools").join(id.unit()));
     dir.create(&Request {
         program: call.program.clone(),
@@ -109,13 +114,19 @@ pub(crate) fn was_asked(node: &NodeContext, id: ToolId<'_>) -> bool {
 }
 
 /// A tool of another step that still changes this container, by its unit. A retry must not run beside it.
-pub(crate) fn busy(node: &NodeContext, vmid: Vmid, operation: OperationId, step: &StepKey) -> io::Result<Option<String>> {
+pub(crate) fn busy(
+    node: &NodeContext,
+    vmid: Vmid,
+    operation: OperationId,
+    step: &StepKey,
+) -> io::Result<Option<String>> {
     let own = format!("proximity-op-{operation}-{step}-");
     for entry in fs::read_dir(node.state("tools"))? {
         let entry = entry?;
         let unit = entry.file_name().to_string_lossy().into_owned();
         let dir = ToolDir(entry.path());
-        if unit.starts_with(&own) || dir.has_ended() || dir.request()?.is_none_or(|request| request.vmid != Some(vmid)) {
+        if unit.starts_with(&own) || dir.has_ended() || dir.request()?.is_none_or(|request| request.vmid != Some(vmid))
+        {
             continue;
         }
         if dir.phase()? == Phase::Running {
@@ -125,7 +136,13 @@ pub(crate) fn busy(node: &NodeContext, vmid: Vmid, operation: OperationId, step:
     Ok(None)
 }
 
-async fn wait(node: &NodeContext, unit: &str, dir: &ToolDir, call: &ToolCall, output: &mut (dyn FnMut(&str) + Send)) -> Result<ToolEnd, ToolError> {
+async fn wait(
+    node: &NodeContext,
+    unit: &str,
+    dir: &ToolDir,
+    call: &ToolCall,
+    output: &mut (dyn FnMut(&str) + Send),
+) -> Result<ToolEnd, ToolError> {
     let asked_unix_ms = dir.request()?.map_or_else(now_unix_ms, |request| request.asked_unix_ms);
     let mut claimed_by = None;
     let mut checked: Option<Instant> = None;
@@ -139,11 +156,16 @@ async fn wait(node: &NodeContext, unit: &str, dir: &ToolDir, call: &ToolCall, ou
                 Phase::Running => report(dir, output)?,
                 Phase::Unclaimed => match claimed_by {
                     None => {
-                        start::start(node, unit, dir).await.map_err(|error| ToolError::Start(error.to_string()))?;
+                        start::start(node, unit, dir)
+                            .await
+                            .map_err(|error| ToolError::Start(error.to_string()))?;
                         claimed_by = Some(Instant::now() + CLAIM);
                     }
                     Some(limit) if Instant::now() > limit => {
-                        return Err(ToolError::Start(format!("{unit} did not begin within {} s", CLAIM.as_secs())));
+                        return Err(ToolError::Start(format!(
+                            "{unit} did not begin within {} s",
+                            CLAIM.as_secs()
+                        )));
                     }
                     Some(_) => {}
                 },
@@ -152,7 +174,10 @@ async fn wait(node: &NodeContext, unit: &str, dir: &ToolDir, call: &ToolCall, ou
                 && now_unix_ms().saturating_sub(asked_unix_ms) > i64::try_from(bound.as_millis()).unwrap_or(i64::MAX)
             {
                 if !call.terminate {
-                    return Err(ToolError::Deadline { unit: unit.to_owned(), bound_s: bound.as_secs() });
+                    return Err(ToolError::Deadline {
+                        unit: unit.to_owned(),
+                        bound_s: bound.as_secs(),
+                    });
                 }
                 if !terminated {
                     terminated = terminate(dir)?;
@@ -165,7 +190,9 @@ async fn wait(node: &NodeContext, unit: &str, dir: &ToolDir, call: &ToolCall, ou
 
 /// TERM to the tool itself, not to its shim, which stays to write down what came of it.
 fn terminate(dir: &ToolDir) -> io::Result<bool> {
-    let Some(child) = dir.child()?.filter(super::liveness::ProcessStamp::lives) else { return Ok(false) };
+    let Some(child) = dir.child()?.filter(super::liveness::ProcessStamp::lives) else {
+        return Ok(false);
+    };
     kill(nix::unistd::Pid::from_raw(child.pid), Signal::SIGTERM)?;
     Ok(true)
 }
@@ -190,6 +217,8 @@ fn end(dir: &ToolDir, status: Status) -> Result<ToolEnd, ToolError> {
 }
 
 pub(crate) fn now_unix_ms() -> i64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let since = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }

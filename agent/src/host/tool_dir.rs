@@ -70,7 +70,9 @@ impl ToolDir {
     fn read<T: DeserializeOwned>(&self, name: &str) -> io::Result<Option<T>> {
         let path = self.file(name);
         match files::read_if_there(&path)? {
-            Some(text) => serde_json::from_str(&text).map(Some).map_err(|error| malformed(&path, &error)),
+            Some(text) => serde_json::from_str(&text)
+                .map(Some)
+                .map_err(|error| malformed(&path, &error)),
             None => Ok(None),
         }
     }
@@ -132,7 +134,9 @@ impl ToolDir {
         if let Some(status) = self.status()? {
             return Ok(Phase::Ended(status));
         }
-        let Some(claim) = self.read::<ProcessStamp>("claim")? else { return Ok(Phase::Unclaimed) };
+        let Some(claim) = self.read::<ProcessStamp>("claim")? else {
+            return Ok(Phase::Unclaimed);
+        };
         if claim.session_lives() {
             return Ok(Phase::Running);
         }
@@ -152,7 +156,12 @@ mod tests {
     use super::*;
 
     fn request() -> Request {
-        Request { program: "/bin/true".into(), arguments: vec![], vmid: None, asked_unix_ms: 0 }
+        Request {
+            program: "/bin/true".into(),
+            arguments: vec![],
+            vmid: None,
+            asked_unix_ms: 0,
+        }
     }
 
     #[test]
@@ -180,9 +189,21 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let dir = ToolDir(root.path().join("unit"));
         dir.create(&request()).unwrap();
-        dir.write("claim", &ProcessStamp { pid: 1, started_ticks: 1, boot: "before".into() }).unwrap();
+        dir.write(
+            "claim",
+            &ProcessStamp {
+                pid: 1,
+                started_ticks: 1,
+                boot: "before".into(),
+            },
+        )
+        .unwrap();
         assert_eq!(dir.phase().unwrap(), Phase::Lost);
-        let status = Status { code: Some(0), signal: None, start_error: None };
+        let status = Status {
+            code: Some(0),
+            signal: None,
+            start_error: None,
+        };
         dir.write("status.json", &status).unwrap();
         assert_eq!(dir.phase().unwrap(), Phase::Ended(status));
     }

@@ -16,7 +16,12 @@ async fn nft(node: &NodeContext, words: &[&str], stdin: Option<&[u8]>) -> Result
     let words: Vec<_> = words.iter().map(Into::into).collect();
     short::run(&node.host().nft, &words, stdin, BOUND)
         .await
-        .map_err(|error| Fault::new(FaultKind::ToolFailed, format!("nft could not be run ({error}): is the package nftables installed?")))
+        .map_err(|error| {
+            Fault::new(
+                FaultKind::ToolFailed,
+                format!("nft could not be run ({error}): is the package nftables installed?"),
+            )
+        })
 }
 
 fn failed(what: &str, end: &short::ShortEnd) -> Fault {
@@ -25,7 +30,12 @@ fn failed(what: &str, end: &short::ShortEnd) -> Fault {
 
 /// Replaces the table, and remembers how it looks then.
 pub(super) async fn apply(node: &NodeContext, ports: &[PublishedPort], last: &mut LastSeen) -> Result<(), Fault> {
-    let end = nft(node, &["-j", "-f", "-"], Some(ruleset::replace(ports).to_string().as_bytes())).await?;
+    let end = nft(
+        node,
+        &["-j", "-f", "-"],
+        Some(ruleset::replace(ports).to_string().as_bytes()),
+    )
+    .await?;
     if !end.success {
         return Err(failed("set the table of published ports", &end));
     }
@@ -42,7 +52,11 @@ pub(super) async fn stands(node: &NodeContext, last: &LastSeen) -> Result<bool, 
 async fn list(node: &NodeContext) -> Result<Option<Value>, Fault> {
     let end = nft(node, &["-j", "list", "table", ruleset::FAMILY, ruleset::TABLE], None).await?;
     if !end.success {
-        return if end.stderr.contains("No such file or directory") { Ok(None) } else { Err(failed("list the table of published ports", &end)) };
+        return if end.stderr.contains("No such file or directory") {
+            Ok(None)
+        } else {
+            Err(failed("list the table of published ports", &end))
+        };
     }
     let listing = serde_json::from_str(&end.stdout)
         .map_err(|error| Fault::new(FaultKind::ToolFailed, format!("nft's listing cannot be read: {error}")))?;
@@ -67,10 +81,18 @@ pub(super) fn forward_packets(node: &NodeContext) -> Result<(), Fault> {
         Ok(text) if text.trim() == "1" => return Ok(()),
         Ok(_) => fs::write(&path, "1\n"),
         // A machine of files has no kernel to ask.
-        Err(error) if error.kind() == io::ErrorKind::NotFound && node.host().proc != Path::new("/proc") => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && node.host().proc != Path::new("/proc") => {
+            return Ok(());
+        }
         Err(error) => Err(error),
     };
     set.map_err(|error| {
-        Fault::new(FaultKind::ToolFailed, format!("{} cannot be set ({error}): published ports need net.ipv4.ip_forward=1 on the node", path.display()))
+        Fault::new(
+            FaultKind::ToolFailed,
+            format!(
+                "{} cannot be set ({error}): published ports need net.ipv4.ip_forward=1 on the node",
+                path.display()
+            ),
+        )
     })
 }

@@ -49,7 +49,9 @@ fn fault(path: &Path, act: &str, why: impl std::fmt::Display) -> Fault {
 /// All, by port. No file means none.
 pub(super) fn load(node: &NodeContext) -> Result<Vec<PublishedPort>, Fault> {
     let path = node.state("published.json");
-    let Some(text) = files::read_if_there(&path).map_err(|error| fault(&path, "read", error))? else { return Ok(Vec::new()) };
+    let Some(text) = files::read_if_there(&path).map_err(|error| fault(&path, "read", error))? else {
+        return Ok(Vec::new());
+    };
     let stored: Stored = serde_json::from_str(&text).map_err(|error| fault(&path, "read", error))?;
     Ok(stored.ports)
 }
@@ -59,6 +61,7 @@ pub(super) fn store(node: &NodeContext, ports: &[PublishedPort]) -> Result<(), F
     let path = node.state("published.json");
     let mut ports = ports.to_vec();
     ports.sort_by_key(|port| port.public_port);
-    let bytes = serde_json::to_vec_pretty(&Stored { version: 1, ports }).map_err(|error| fault(&path, "write", error))?;
+    let bytes =
+        serde_json::to_vec_pretty(&Stored { version: 1, ports }).map_err(|error| fault(&path, "write", error))?;
     files::write_private(&path, &bytes).map_err(|error| fault(&path, "write", error))
 }

@@ -17,7 +17,12 @@ pub(super) fn is_taken(node: &NodeContext, port: u16) -> Result<bool, Fault> {
             Ok(_) => read = true,
             // No IPv6; or a machine of files.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(Fault::new(FaultKind::Internal, format!("{} cannot be read: {error}", path.display()))),
+            Err(error) => {
+                return Err(Fault::new(
+                    FaultKind::Internal,
+                    format!("{} cannot be read: {error}", path.display()),
+                ));
+            }
         }
     }
     if read && node.host().proc == Path::new("/proc") {
@@ -27,7 +32,10 @@ pub(super) fn is_taken(node: &NodeContext, port: u16) -> Result<bool, Fault> {
     match TcpListener::bind((node.address(), port)) {
         Ok(_) => Ok(false),
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => Ok(true),
-        Err(error) => Err(Fault::new(FaultKind::Internal, format!("port {port} of {} cannot be checked: {error}", node.address()))),
+        Err(error) => Err(Fault::new(
+            FaultKind::Internal,
+            format!("port {port} of {} cannot be checked: {error}", node.address()),
+        )),
     }
 }
 

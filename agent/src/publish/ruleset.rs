@@ -49,7 +49,11 @@ pub(super) fn replace(ports: &[PublishedPort]) -> Value {
     for port in ports {
         let to = json!({"dnat": {"family": "ip", "addr": port.address, "port": port.port}});
         for chain in ["prerouting", "output"] {
-            commands.push(rule(chain, port, &[local("daddr"), tcp_port(port.public_port), to.clone()]));
+            commands.push(rule(
+                chain,
+                port,
+                &[local("daddr"), tcp_port(port.public_port), to.clone()],
+            ));
         }
         let translated = json!({"match": {"op": "in", "left": {"ct": {"key": "status"}}, "right": "dnat"}});
         let container = json!({"match": {"op": "==", "left": {"payload": {"protocol": "ip", "field": "daddr"}}, "right": port.address}});
@@ -65,7 +69,9 @@ pub(super) fn replace(ports: &[PublishedPort]) -> Value {
             WayBack::ThroughNode { network, prefix } => {
                 add(Some(local("saddr")));
                 let neighbours = json!({"prefix": {"addr": network, "len": prefix}});
-                add(Some(json!({"match": {"op": "==", "left": {"payload": {"protocol": "ip", "field": "saddr"}}, "right": neighbours}})));
+                add(Some(
+                    json!({"match": {"op": "==", "left": {"payload": {"protocol": "ip", "field": "saddr"}}, "right": neighbours}}),
+                ));
             }
         }
     }
@@ -75,41 +81,66 @@ pub(super) fn replace(ports: &[PublishedPort]) -> Value {
 /// A listing without what changes by itself: handles and the version of nft. Two of these are equal if the tables are.
 pub(super) fn normalise(listing: &Value) -> Value {
     match listing {
-        Value::Object(fields) => {
-            fields.iter().filter(|(name, _)| !matches!(name.as_str(), "handle" | "metainfo")).map(|(name, value)| (name.clone(), normalise(value))).collect()
-        }
-        Value::Array(items) => items.iter().map(normalise).filter(|item| item.as_object().is_none_or(|fields| !fields.is_empty())).collect(),
+        Value::Object(fields) => fields
+            .iter()
+            .filter(|(name, _)| !matches!(name.as_str(), "handle" | "metainfo"))
+            .map(|(name, value)| (name.clone(), normalise(value)))
+            .collect(),
+        Value::Array(items) => items
+            .iter()
+            .map(normalise)
+            .filter(|item| item.as_object().is_none_or(|fields| !fields.is_empty()))
+            .collect(),
         other => other.clone(),
     }
 }
 
 /// The table of somebody else that leads this TCP port elsewhere (`dnat` or `redirect`), if there is one in the whole ruleset.
 pub(super) fn other_table_with(ruleset: &Value, port: u16) -> Option<String> {
-    let rules = ruleset.get("nftables")?.as_array()?.iter().filter_map(|item| item.get("rule"));
+    let rules = ruleset
+        .get("nftables")?
+        .as_array()?
+        .iter()
+        .filter_map(|item| item.get("rule"));
     rules
         .filter(|rule| rule["family"] != FAMILY || rule["table"] != TABLE)
         .find(|rule| {
             let expr = rule["expr"].as_array().map(Vec::as_slice).unwrap_or_default();
-            let leads = expr.iter().any(|part| part.get("dnat").is_some() || part.get("redirect").is_some());
+            let leads = expr
+                .iter()
+                .any(|part| part.get("dnat").is_some() || part.get("redirect").is_some());
             leads && expr.iter().any(|part| is_port_match(part, port))
         })
-        .map(|rule| format!("{} {}", rule["family"].as_str().unwrap_or("?"), rule["table"].as_str().unwrap_or("?")))
+        .map(|rule| {
+            format!(
+                "{} {}",
+                rule["family"].as_str().unwrap_or("?"),
+                rule["table"].as_str().unwrap_or("?")
+            )
+        })
 }
 
 fn is_port_match(part: &Value, port: u16) -> bool {
     let Some(test) = part.get("match") else { return false };
     let field = &test["left"]["payload"];
-    field["field"] == "dport" && (field["protocol"] == "tcp" || field["protocol"] == "th") && test["op"] != "!=" && holds(&test["right"], port)
+    field["field"] == "dport"
+        && (field["protocol"] == "tcp" || field["protocol"] == "th")
+        && test["op"] != "!="
+        && holds(&test["right"], port)
 }
 
 fn holds(value: &Value, port: u16) -> bool {
     match value {
         Value::Number(number) => number.as_u64() == Some(port.into()),
         Value::Array(items) => items.iter().any(|item| holds(item, port)),
-        Value::Object(fields) => match (fields.get("set"), fields.get("range").and_then(Value::as_array).map(Vec::as_slice)) {
+        Value::Object(fields) => match (
+            fields.get("set"),
+            fields.get("range").and_then(Value::as_array).map(Vec::as_slice),
+        ) {
             (Some(set), _) => holds(set, port),
             (None, Some([first, last])) => {
-                first.as_u64().is_some_and(|first| first <= port.into()) && last.as_u64().is_some_and(|last| last >= port.into())
+                first.as_u64().is_some_and(|first| first <= port.into())
+                    && last.as_u64().is_some_and(|last| last >= port.into())
             }
             _ => false,
         },
@@ -127,7 +158,10 @@ mod tests {
         PublishedPort {
             public_port: 8001,
             vmid: Vmid::new(100).unwrap(),
-            owner: Owner { app: "nginx-a1b2c3d4".parse().unwrap(), generation: Generation(1) },
+            owner: Owner {
+                app: "nginx-a1b2c3d4".parse().unwrap(),
+                generation: Generation(1),
+            },
             address: [10, 0, 0, 5].into(),
             port: 80,
             way_back,
@@ -136,7 +170,14 @@ mod tests {
 
     fn rules(way_back: WayBack, chain: &str) -> Vec<Value> {
         let all = replace(&[port(way_back)]);
-        all["nftables"].as_array().unwrap().iter().filter_map(|c| c["add"].get("rule")).filter(|rule| rule["chain"] == chain).cloned().collect()
+        all["nftables"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter_map(|c| c["add"].get("rule"))
+            .filter(|rule| rule["chain"] == chain)
+            .cloned()
+            .collect()
     }
 
     #[test]
@@ -145,14 +186,20 @@ mod tests {
             let rules = rules(WayBack::Elsewhere, chain);
             assert_eq!(rules.len(), 1);
             assert_eq!(rules[0]["expr"][1]["match"]["right"], 8001);
-            assert_eq!(rules[0]["expr"][2], json!({"dnat": {"family": "ip", "addr": "10.0.0.5", "port": 80}}));
+            assert_eq!(
+                rules[0]["expr"][2],
+                json!({"dnat": {"family": "ip", "addr": "10.0.0.5", "port": 80}})
+            );
         }
     }
 
     #[test]
     fn only_flows_without_a_way_back_are_masqueraded() {
         assert_eq!(rules(WayBack::Elsewhere, "postrouting").len(), 1);
-        let way_back = WayBack::ThroughNode { network: [10, 0, 0, 0].into(), prefix: 24 };
+        let way_back = WayBack::ThroughNode {
+            network: [10, 0, 0, 0].into(),
+            prefix: 24,
+        };
         let rules = rules(way_back, "postrouting");
         assert_eq!(rules.len(), 2, "from the node itself, and from neighbours");
         assert!(rules.iter().all(|rule| rule["expr"].as_array().unwrap().len() == 5));
@@ -171,8 +218,16 @@ mod tests {
             json!({"nftables": [{"rule": {"family": "inet", "table": table, "chain": "c", "expr": [
                 {"match": {"op": "==", "left": {"payload": {"protocol": "tcp", "field": "dport"}}, "right": right}}, {act: {"addr": "10.0.0.9"}}]}}]})
         };
-        for right in [json!(8001), json!({"set": [22, 8001]}), json!({"range": [8000, 8009]}), json!({"set": [{"range": [8000, 8009]}]})] {
-            assert_eq!(other_table_with(&ruleset("docker", right, "dnat"), 8001).as_deref(), Some("inet docker"));
+        for right in [
+            json!(8001),
+            json!({"set": [22, 8001]}),
+            json!({"range": [8000, 8009]}),
+            json!({"set": [{"range": [8000, 8009]}]}),
+        ] {
+            assert_eq!(
+                other_table_with(&ruleset("docker", right, "dnat"), 8001).as_deref(),
+                Some("inet docker")
+            );
         }
         assert_eq!(other_table_with(&ruleset("docker", json!(8002), "dnat"), 8001), None);
         assert_eq!(other_table_with(&ruleset("docker", json!(8001), "accept"), 8001), None);

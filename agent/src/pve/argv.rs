@@ -19,7 +19,10 @@ pub(crate) struct Argv {
 }
 
 fn pct<const N: usize>(words: [String; N]) -> Argv {
-    Argv { tool: "pct", words: words.into() }
+    Argv {
+        tool: "pct",
+        words: words.into(),
+    }
 }
 
 /// `pct create`.
@@ -29,14 +32,20 @@ pub(crate) fn create(spec: &ContainerSpec) -> Argv {
     option("unprivileged", "1".into());
     option("onboot", "1".into());
     option("tags", TAG.into());
-    option("features", if spec.keyctl { "nesting=1,keyctl=1" } else { "nesting=1" }.into());
+    option(
+        "features",
+        if spec.keyctl { "nesting=1,keyctl=1" } else { "nesting=1" }.into(),
+    );
     option("hostname", spec.hostname.to_string());
     option("cores", spec.cpu_cores.to_string());
     option("memory", spec.memory_mb.to_string());
     option("swap", spec.swap_mb.to_string());
     option("rootfs", format!("{}:{}", spec.storage, spec.disk_gb));
     for (n, volume) in spec.volumes.iter().enumerate() {
-        option(&format!("mp{n}"), format!("{}:{},mp={},backup=1", spec.storage, volume.size_gb, volume.path));
+        option(
+            &format!("mp{n}"),
+            format!("{}:{},mp={},backup=1", spec.storage, volume.size_gb, volume.path),
+        );
     }
     option("net0", net0(&spec.network));
     if !spec.network.dns.is_empty() {
@@ -50,7 +59,11 @@ fn net0(network: &NetworkSpec) -> String {
     let mut parts = vec!["name=eth0".to_owned(), format!("bridge={}", network.bridge)];
     match &network.address {
         AddressSpec::Dhcp => parts.push("ip=dhcp".into()),
-        AddressSpec::Static { address, prefix, gateway } => {
+        AddressSpec::Static {
+            address,
+            prefix,
+            gateway,
+        } => {
             parts.push(format!("ip={address}/{prefix}"));
             parts.extend(gateway.map(|gateway| format!("gw={gateway}")));
         }
@@ -67,7 +80,12 @@ pub(crate) fn start(vmid: Vmid) -> Argv {
 
 /// `pct shutdown`: asks, and gives up after `timeout_s`.
 pub(crate) fn shutdown(vmid: Vmid, timeout_s: u32) -> Argv {
-    pct(["shutdown".into(), vmid.to_string(), "--timeout".into(), timeout_s.to_string()])
+    pct([
+        "shutdown".into(),
+        vmid.to_string(),
+        "--timeout".into(),
+        timeout_s.to_string(),
+    ])
 }
 
 /// `pct stop`: kills.
@@ -80,47 +98,79 @@ pub(crate) fn unlock(vmid: Vmid) -> Argv {
     pct(["unlock".into(), vmid.to_string()])
 }
 
-/// `pct unmount`.
-pub(crate) fn unmount(vmid: Vmid) -> Argv {
-    pct(["unmount".into(), vmid.to_string()])
-}
-
 /// `pct destroy` with its disks, also those that its configuration does not name, and its entries in backup jobs.
 pub(crate) fn destroy(vmid: Vmid) -> Argv {
-    pct(["destroy".into(), vmid.to_string(), "--purge".into(), "1".into(), "--destroy-unreferenced-disks".into(), "1".into()])
+    pct([
+        "destroy".into(),
+        vmid.to_string(),
+        "--purge".into(),
+        "1".into(),
+        "--destroy-unreferenced-disks".into(),
+        "1".into(),
+    ])
 }
 
 /// `pct push` of a file that only root may read.
 pub(crate) fn push(vmid: Vmid, from: &Path, to: &str) -> Argv {
-    pct(["push".into(), vmid.to_string(), from.to_string_lossy().into_owned(), to.to_owned(), "--perms".into(), "0600".into()])
+    pct([
+        "push".into(),
+        vmid.to_string(),
+        from.to_string_lossy().into_owned(),
+        to.to_owned(),
+        "--perms".into(),
+        "0600".into(),
+    ])
 }
 
 /// `pct exec … -- mkdir -p -m 0700 …`, for folders of constant names.
 pub(crate) fn make_folders(vmid: Vmid, folders: &[String]) -> Argv {
-    let mut argv = pct(["exec".into(), vmid.to_string(), "--".into(), "mkdir".into(), "-p".into(), "-m".into(), "0700".into()]);
+    let mut argv = pct([
+        "exec".into(),
+        vmid.to_string(),
+        "--".into(),
+        "mkdir".into(),
+        "-p".into(),
+        "-m".into(),
+        "0700".into(),
+    ]);
     argv.words.extend_from_slice(folders);
     argv
 }
 
 /// `pct exec … -- /bin/sh <script>`, for a script that was pushed.
 pub(crate) fn run_script(vmid: Vmid, script: &str) -> Argv {
-    pct(["exec".into(), vmid.to_string(), "--".into(), "/bin/sh".into(), script.to_owned()])
+    pct([
+        "exec".into(),
+        vmid.to_string(),
+        "--".into(),
+        "/bin/sh".into(),
+        script.to_owned(),
+    ])
 }
 
 /// `pveam update`: a fresh index of templates.
 pub(crate) fn template_index() -> Argv {
-    Argv { tool: "pveam", words: vec!["update".into()] }
+    Argv {
+        tool: "pveam",
+        words: vec!["update".into()],
+    }
 }
 
 /// `pveam available`.
 pub(crate) fn templates_available() -> Argv {
-    Argv { tool: "pveam", words: vec!["available".into(), "--section".into(), "system".into()] }
+    Argv {
+        tool: "pveam",
+        words: vec!["available".into(), "--section".into(), "system".into()],
+    }
 }
 
 /// `pveam download`. `name` comes from the index and is checked by the caller as part of a [`VolumeId`].
 pub(crate) fn template_download(storage: &StorageId, template: &VolumeId) -> Argv {
     let name = template.as_str().rsplit('/').next().unwrap_or_default().to_owned();
-    Argv { tool: "pveam", words: vec!["download".into(), storage.to_string(), name] }
+    Argv {
+        tool: "pveam",
+        words: vec!["download".into(), storage.to_string(), name],
+    }
 }
 
 #[cfg(test)]
@@ -135,7 +185,10 @@ mod tests {
     fn spec() -> ContainerSpec {
         ContainerSpec {
             vmid: Vmid::new(100).unwrap(),
-            owner: Owner { app: "nginx-a1b2c3d4".parse().unwrap(), generation: Generation(1) },
+            owner: Owner {
+                app: "nginx-a1b2c3d4".parse().unwrap(),
+                generation: Generation(1),
+            },
             hostname: Hostname::new("web").unwrap(),
             template: "local:vztmpl/debian-12-standard_12.7-1_amd64.tar.zst".parse().unwrap(),
             storage: "local-lvm".parse().unwrap(),
@@ -146,11 +199,18 @@ mod tests {
             network: NetworkSpec {
                 bridge: "vmbr0".parse().unwrap(),
                 vlan: Some(5),
-                address: AddressSpec::Static { address: [10, 0, 0, 5].into(), prefix: 24, gateway: Some([10, 0, 0, 1].into()) },
+                address: AddressSpec::Static {
+                    address: [10, 0, 0, 5].into(),
+                    prefix: 24,
+                    gateway: Some([10, 0, 0, 1].into()),
+                },
                 dns: vec![[1, 1, 1, 1].into(), [9, 9, 9, 9].into()],
                 mac: Some("BC:24:11:85:80:3C".parse().unwrap()),
             },
-            volumes: vec![VolumeSpec { path: ContainerPath::new("/data").unwrap(), size_gb: 4 }],
+            volumes: vec![VolumeSpec {
+                path: ContainerPath::new("/data").unwrap(),
+                size_gb: 4,
+            }],
             keyctl: true,
         }
     }
@@ -177,7 +237,15 @@ mod tests {
     #[test]
     fn nothing_forbidden_can_be_said() {
         let text = create(&spec()).words.join(" ");
-        for forbidden in ["unprivileged 0", "hookscript", "lxc.", "dev0", "shared=", "mp=/,", "mp0 /"] {
+        for forbidden in [
+            "unprivileged 0",
+            "hookscript",
+            "lxc.",
+            "dev0",
+            "shared=",
+            "mp=/,",
+            "mp0 /",
+        ] {
             assert!(!text.contains(forbidden), "{forbidden}");
         }
     }

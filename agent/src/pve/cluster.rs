@@ -35,7 +35,11 @@ impl Members {
             None => true,
             Some(cluster) => cluster.quorate.as_u64() == Some(1) || cluster.quorate.as_bool() == Some(true),
         };
-        Ok(Self { nodename: file.nodename, cluster: file.cluster.map(|cluster| cluster.name), quorate })
+        Ok(Self {
+            nodename: file.nodename,
+            cluster: file.cluster.map(|cluster| cluster.name),
+            quorate,
+        })
     }
 }
 
@@ -81,18 +85,36 @@ impl GuestList {
         let mut guests = BTreeMap::new();
         for (id, part) in file.ids {
             let vmid = id.parse::<Vmid>().map_err(|error| error.to_string())?;
-            let kind = if part.kind == "lxc" { GuestKind::Container } else { GuestKind::Machine };
+            let kind = if part.kind == "lxc" {
+                GuestKind::Container
+            } else {
+                GuestKind::Machine
+            };
             guests.insert(vmid, Guest { node: part.node, kind });
         }
-        Ok(Self { version: file.version, guests })
+        Ok(Self {
+            version: file.version,
+            guests,
+        })
     }
 }
 
 /// The range for new VMIDs of `datacenter.cfg`, both inclusive here. In the file `upper` is exclusive, and either may be missing
 /// (`next-id: lower=1000,upper=2000`, PVE::DataCenterConfig; defaults 100 and 1 000 000).
 pub(crate) fn next_id_range(datacenter_cfg: &str) -> Option<(u32, u32)> {
-    let line = datacenter_cfg.lines().find_map(|line| line.trim().strip_prefix("next-id:"))?;
-    let value = |name: &str| line.split(',').find_map(|part| part.trim().strip_prefix(name)?.strip_prefix('=')?.trim().parse::<u32>().ok());
+    let line = datacenter_cfg
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("next-id:"))?;
+    let value = |name: &str| {
+        line.split(',').find_map(|part| {
+            part.trim()
+                .strip_prefix(name)?
+                .strip_prefix('=')?
+                .trim()
+                .parse::<u32>()
+                .ok()
+        })
+    };
     let (lower, upper) = (value("lower").unwrap_or(100), value("upper").unwrap_or(1_000_000));
     (lower < upper).then(|| (lower, upper - 1))
 }
@@ -106,7 +128,10 @@ mod tests {
     #[test]
     fn a_standalone_machine_is_quorate() {
         let members = Members::parse("{\n\"nodename\": \"pve1\",\n\"version\": 0\n}\n").unwrap();
-        assert_eq!((members.nodename.as_str(), members.cluster, members.quorate), ("pve1", None, true));
+        assert_eq!(
+            (members.nodename.as_str(), members.cluster, members.quorate),
+            ("pve1", None, true)
+        );
     }
 
     #[test]
@@ -124,7 +149,13 @@ mod tests {
     fn the_guest_list_is_whole_or_an_error() {
         let list = GuestList::parse(r#"{"version":145,"ids":{"105":{"node":"pve1","type":"lxc","version":94},"100":{"node":"pve2","type":"qemu","version":1}}}"#).unwrap();
         assert_eq!(list.version, 145);
-        assert_eq!(list.guests[&Vmid::new(100).unwrap()], Guest { node: "pve2".into(), kind: GuestKind::Machine });
+        assert_eq!(
+            list.guests[&Vmid::new(100).unwrap()],
+            Guest {
+                node: "pve2".into(),
+                kind: GuestKind::Machine
+            }
+        );
         assert!(GuestList::parse(r#"{"version":1,"ids":{"7":{"node":"pve1","type":"lxc","version":94}}}"#).is_err());
         assert!(GuestList::parse("").is_err());
         assert!(GuestList::parse(r#"{"version":1}"#).is_err());
@@ -132,7 +163,10 @@ mod tests {
 
     #[test]
     fn the_range_of_new_numbers_is_inclusive() {
-        assert_eq!(next_id_range("keyboard: de\nnext-id: lower=1000,upper=2000\n"), Some((1000, 1999)));
+        assert_eq!(
+            next_id_range("keyboard: de\nnext-id: lower=1000,upper=2000\n"),
+            Some((1000, 1999))
+        );
         assert_eq!(next_id_range("next-id: upper=500\n"), Some((100, 499)));
         assert_eq!(next_id_range("keyboard: de\n"), None);
         assert_eq!(next_id_range("next-id: lower=5,upper=5\n"), None);

@@ -71,12 +71,15 @@ impl Conf {
 
     /// Whether a tag is set.
     pub(crate) fn has_tag(&self, tag: &str) -> bool {
-        self.get("tags").is_some_and(|tags| tags.split([';', ',', ' ']).any(|t| t == tag))
+        self.get("tags")
+            .is_some_and(|tags| tags.split([';', ',', ' ']).any(|t| t == tag))
     }
 
     /// A property of `net0`.
     pub(crate) fn net0(&self, property: &str) -> Option<&str> {
-        self.get("net0")?.split(',').find_map(|part| part.strip_prefix(property)?.strip_prefix('='))
+        self.get("net0")?
+            .split(',')
+            .find_map(|part| part.strip_prefix(property)?.strip_prefix('='))
     }
 
     /// The Ethernet address of `net0`.
@@ -122,7 +125,10 @@ mod tests {
         assert_eq!(conf.net0("gw"), Some("10.99.0.1"));
         assert_eq!(conf.static_addresses(), [([10, 99, 0, 102].into(), 24)]);
         assert!(conf.has_tag("proximity") && !conf.has_tag("prox"));
-        assert_eq!((conf.snapshots, conf.pending, conf.raw_lxc.len()), (vec!["s1".to_owned()], vec!["features".to_owned()], 1));
+        assert_eq!(
+            (conf.snapshots, conf.pending, conf.raw_lxc.len()),
+            (vec!["s1".to_owned()], vec!["features".to_owned()], 1)
+        );
     }
 
     proptest! {

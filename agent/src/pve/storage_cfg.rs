@@ -13,13 +13,21 @@ pub(crate) struct Storage {
 
 impl Storage {
     fn get(&self, key: &str) -> Option<&str> {
-        self.properties.iter().rev().find(|(k, _)| k == key).map(|(_, value)| value.as_str())
+        self.properties
+            .iter()
+            .rev()
+            .find(|(k, _)| k == key)
+            .map(|(_, value)| value.as_str())
     }
 
     /// What it takes. Without the line, images and rootdir (PVE::Storage::Plugin).
     pub(crate) fn content(&self) -> Vec<String> {
         let text = self.get("content").unwrap_or("images,rootdir");
-        text.split([',', ' ']).map(str::trim).filter(|word| !word.is_empty() && *word != "none").map(str::to_owned).collect()
+        text.split([',', ' '])
+            .map(str::trim)
+            .filter(|word| !word.is_empty() && *word != "none")
+            .map(str::to_owned)
+            .collect()
     }
 
     /// Whether it takes this kind of content.
@@ -29,14 +37,21 @@ impl Storage {
 
     /// Whether several nodes see the same files.
     pub(crate) fn shared(&self) -> bool {
-        matches!(self.kind.as_str(), "nfs" | "cifs" | "cephfs" | "glusterfs" | "rbd" | "pbs" | "iscsi" | "iscsidirect" | "zfs")
-            || self.get("shared").is_some_and(|value| matches!(value, "1" | "on" | "yes" | "true" | ""))
+        matches!(
+            self.kind.as_str(),
+            "nfs" | "cifs" | "cephfs" | "glusterfs" | "rbd" | "pbs" | "iscsi" | "iscsidirect" | "zfs"
+        ) || self
+            .get("shared")
+            .is_some_and(|value| matches!(value, "1" | "on" | "yes" | "true" | ""))
     }
 
     /// Whether this node has it.
     pub(crate) fn is_for(&self, node: &str) -> bool {
-        self.get("nodes").is_none_or(|nodes| nodes.split([',', ' ']).any(|name| name.trim() == node))
-            && !self.get("disable").is_some_and(|value| matches!(value, "1" | "on" | "yes" | "true" | ""))
+        self.get("nodes")
+            .is_none_or(|nodes| nodes.split([',', ' ']).any(|name| name.trim() == node))
+            && !self
+                .get("disable")
+                .is_some_and(|value| matches!(value, "1" | "on" | "yes" | "true" | ""))
     }
 
     /// Its folder on the node, if it is one.
@@ -51,8 +66,12 @@ impl Storage {
 
     /// The folder of its templates below [`Storage::path`]: `content-dirs` may move it.
     pub(crate) fn template_folder(&self) -> &str {
-        let moved = self.get("content-dirs").and_then(|dirs| dirs.split(',').find_map(|dir| dir.trim().strip_prefix("vztmpl=")));
-        moved.filter(|dir| !dir.split('/').any(|part| part == "..")).unwrap_or("template/cache")
+        let moved = self
+            .get("content-dirs")
+            .and_then(|dirs| dirs.split(',').find_map(|dir| dir.trim().strip_prefix("vztmpl=")));
+        moved
+            .filter(|dir| !dir.split('/').any(|part| part == ".."))
+            .unwrap_or("template/cache")
     }
 }
 
@@ -77,7 +96,11 @@ pub(crate) fn parse(text: &str) -> (Vec<Storage>, Vec<String>) {
         };
         match StorageId::new(id.trim()) {
             Ok(id) => {
-                storages.push(Storage { id, kind: kind.trim().to_owned(), properties: Vec::new() });
+                storages.push(Storage {
+                    id,
+                    kind: kind.trim().to_owned(),
+                    properties: Vec::new(),
+                });
                 skipping = false;
             }
             Err(error) => (skipping, _) = (true, strange.push(error.to_string())),
@@ -97,12 +120,23 @@ mod tests {
         let text = "dir: local\n\tpath /var/lib/vz\n\tcontent iso,vztmpl,backup\n\nlvmthin: local-lvm\n\tthinpool data\n\tvgname pve\n\tcontent rootdir,images\n\n\
             nfs: share\n\tserver 10.0.0.9\n\texport /x\n\tcontent vztmpl\n\tnodes pve2,pve3\n\tcontent-dirs vztmpl=tmpl\n\ndir: 9bad\n\tpath /bad\n";
         let (storages, strange) = parse(text);
-        assert_eq!(storages.iter().map(|s| s.id.as_str()).collect::<Vec<_>>(), ["local", "local-lvm", "share"]);
+        assert_eq!(
+            storages.iter().map(|s| s.id.as_str()).collect::<Vec<_>>(),
+            ["local", "local-lvm", "share"]
+        );
         assert_eq!(strange.len(), 1);
-        let [local, lvm, share] = storages.as_slice() else { panic!("three") };
+        let [local, lvm, share] = storages.as_slice() else {
+            panic!("three")
+        };
         assert!(local.takes("vztmpl") && !local.takes("rootdir") && !local.shared());
-        assert_eq!((local.path(), lvm.path(), share.path()), (Some("/var/lib/vz".into()), None, Some("/mnt/pve/share".into())));
-        assert_eq!((local.template_folder(), share.template_folder()), ("template/cache", "tmpl"));
+        assert_eq!(
+            (local.path(), lvm.path(), share.path()),
+            (Some("/var/lib/vz".into()), None, Some("/mnt/pve/share".into()))
+        );
+        assert_eq!(
+            (local.template_folder(), share.template_folder()),
+            ("template/cache", "tmpl")
+        );
         assert!(share.shared() && share.is_for("pve2") && !share.is_for("pve1") && local.is_for("pve1"));
     }
 

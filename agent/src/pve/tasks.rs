@@ -16,7 +16,9 @@ impl TaskId {
     /// `None`: not a task id.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let parts: Vec<&str> = text.strip_prefix("UPID:")?.split(':').collect();
-        let [node, pid, pstart, start, kind, subject, user, ..] = parts.as_slice() else { return None };
+        let [node, pid, pstart, start, kind, subject, user, ..] = parts.as_slice() else {
+            return None;
+        };
         u32::from_str_radix(pid, 16).ok()?;
         u64::from_str_radix(pstart, 16).ok()?;
         if node.is_empty() || kind.is_empty() || !user.contains('@') {
@@ -47,7 +49,10 @@ mod tests {
         let task = TaskId::parse("UPID:pve1:00000834:00056718:6B035DF6:vzcreate:120:root@pam:").unwrap();
         assert_eq!((task.node.as_str(), task.started_unix_s), ("pve1", 0x6B03_5DF6));
         assert!(task.creates(Vmid::new(120).unwrap()) && !task.creates(Vmid::new(121).unwrap()));
-        assert_eq!(TaskId::parse("UPID:pve1:zz:00056718:6B035DF6:vzcreate:120:root@pam:"), None);
+        assert_eq!(
+            TaskId::parse("UPID:pve1:zz:00056718:6B035DF6:vzcreate:120:root@pam:"),
+            None
+        );
     }
 
     proptest! {

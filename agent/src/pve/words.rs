@@ -11,34 +11,67 @@ fn between<'a>(text: &'a str, prefix: &str, suffix: &str) -> Option<&'a str> {
 /// Which fault an error text is, and a sentence about it. `None`: nothing that is known; the tool simply failed.
 pub(crate) fn cause(text: &str) -> Option<(FaultKind, String)> {
     if let Some(lock) = between(text, "CT is locked (", ")") {
-        return Some((FaultKind::Locked, format!("the container is locked by {}", holder(lock))));
+        return Some((
+            FaultKind::Locked,
+            format!("the container is locked by {}", holder(lock)),
+        ));
     }
     if text.contains("can't lock file") || text.contains("got timeout") && text.contains("lock") {
-        return Some((FaultKind::Locked, "another Proxmox task holds the lock of the container's configuration".into()));
+        return Some((
+            FaultKind::Locked,
+            "another Proxmox task holds the lock of the container's configuration".into(),
+        ));
     }
     if text.contains("no quorum") || text.contains("cluster not ready") {
-        return Some((FaultKind::NotQuorate, "the cluster has no quorum: nothing can be changed until enough of its nodes are up".into()));
+        return Some((
+            FaultKind::NotQuorate,
+            "the cluster has no quorum: nothing can be changed until enough of its nodes are up".into(),
+        ));
     }
-    if text.contains("No space left on device") || text.contains("not enough free space") || text.contains("Disk quota exceeded") {
-        return Some((FaultKind::DiskFull, "the storage is full: free space on it or choose another".into()));
+    if text.contains("No space left on device")
+        || text.contains("not enough free space")
+        || text.contains("Disk quota exceeded")
+    {
+        return Some((
+            FaultKind::DiskFull,
+            "the storage is full: free space on it or choose another".into(),
+        ));
     }
     if let Some(storage) = between(text, "storage '", "' does not exist") {
-        return Some((FaultKind::StorageUnavailable, format!("storage {storage:?} does not exist on this node")));
+        return Some((
+            FaultKind::StorageUnavailable,
+            format!("storage {storage:?} does not exist on this node"),
+        ));
     }
-    if text.contains("does not support container directories") || text.contains("is not available on node") || text.contains("is disabled") && text.contains("storage") {
-        return Some((FaultKind::StorageUnavailable, "the storage does not take containers on this node".into()));
+    if text.contains("does not support container directories")
+        || text.contains("is not available on node")
+        || text.contains("is disabled") && text.contains("storage")
+    {
+        return Some((
+            FaultKind::StorageUnavailable,
+            "the storage does not take containers on this node".into(),
+        ));
     }
     if let Some(bridge) = between(text, "bridge '", "' does not exist") {
-        return Some((FaultKind::BridgeMissing, format!("bridge {bridge:?} does not exist on this node")));
+        return Some((
+            FaultKind::BridgeMissing,
+            format!("bridge {bridge:?} does not exist on this node"),
+        ));
     }
     if text.contains("already exists on node") {
         return Some((FaultKind::VmidTaken, "the VMID belongs to another guest by now".into()));
     }
     if text.contains("volume '") && text.contains(":vztmpl/") && text.contains("' does not exist") {
-        return Some((FaultKind::TemplateUnavailable, "the template is no longer on its storage".into()));
+        return Some((
+            FaultKind::TemplateUnavailable,
+            "the template is no longer on its storage".into(),
+        ));
     }
     if text.contains("Configuration file '") && text.contains("' does not exist") {
-        return Some((FaultKind::ContainerMissing, "the container does not exist on this node".into()));
+        return Some((
+            FaultKind::ContainerMissing,
+            "the container does not exist on this node".into(),
+        ));
     }
     if text.contains("not running") || text.contains("can only push files to a running CT") {
         return Some((FaultKind::ContainerStopped, "the container is not running".into()));
@@ -66,15 +99,27 @@ mod tests {
     fn recorded_words_are_told_apart() {
         let table = [
             ("CT is locked (backup)", FaultKind::Locked),
-            ("trying to acquire lock...\ncan't lock file '/run/lock/lxc/pve-config-100.lock' - got timeout", FaultKind::Locked),
+            (
+                "trying to acquire lock...\ncan't lock file '/run/lock/lxc/pve-config-100.lock' - got timeout",
+                FaultKind::Locked,
+            ),
             ("CT 100 already exists on node 'pve1'", FaultKind::VmidTaken),
             ("VM 100 already exists on node 'pve1'", FaultKind::VmidTaken),
             ("storage 'nostore' does not exist", FaultKind::StorageUnavailable),
             ("bridge 'vmbr9' does not exist", FaultKind::BridgeMissing),
-            ("unable to create CT 101 - cluster not ready - no quorum?", FaultKind::NotQuorate),
+            (
+                "unable to create CT 101 - cluster not ready - no quorum?",
+                FaultKind::NotQuorate,
+            ),
             ("unable to create image: No space left on device", FaultKind::DiskFull),
-            ("unable to create CT 101 - volume 'local:vztmpl/nope.tar.zst' does not exist", FaultKind::TemplateUnavailable),
-            ("Configuration file 'nodes/pve1/lxc/999.conf' does not exist", FaultKind::ContainerMissing),
+            (
+                "unable to create CT 101 - volume 'local:vztmpl/nope.tar.zst' does not exist",
+                FaultKind::TemplateUnavailable,
+            ),
+            (
+                "Configuration file 'nodes/pve1/lxc/999.conf' does not exist",
+                FaultKind::ContainerMissing,
+            ),
             ("CT 100 not running", FaultKind::ContainerStopped),
             ("container '100' not running!", FaultKind::ContainerStopped),
         ];
@@ -82,7 +127,10 @@ mod tests {
             assert_eq!(cause(text).unwrap().0, kind, "{text}");
         }
         assert!(cause("CT locked (backup)").is_none());
-        assert_eq!(cause("CT is locked (backup)").unwrap().1, "the container is locked by a backup (vzdump)");
+        assert_eq!(
+            cause("CT is locked (backup)").unwrap().1,
+            "the container is locked by a backup (vzdump)"
+        );
     }
 
     proptest! {

@@ -1,8 +1,31 @@
-//! One file per verb. Each `ensure_…` looks first whether it is so already, checks policy, quorum, ownership, and only then calls a tool.
+//! One file per verb. Each `ensure_…` looks first whether it is so already and only then calls a tool; after the tool it looks again, because the state
+//! of the node decides and not what a tool says.
+//!
+//! [`execute`] is the only way in. Before a step runs, it validates every number again, asks the node's own policy, and refuses what would change
+//! something while the cluster is not quorate. Which container may be touched is decided in [`standing`], from the ownership record alone.
+//!
+//! A step may be repeated at any time, also after the agent was killed in the middle: its tools are found again by name (see `host::tool`).
 
-use crate::host::NodeContext;
+mod act;
+mod address_probe;
+mod await_healthy;
+mod await_network;
+mod confirm;
+mod ensure_created;
+mod ensure_destroyed;
+mod ensure_published;
+mod ensure_started;
+mod ensure_stopped;
+mod ensure_template;
+mod install_recipe;
+mod leftover;
+mod standing;
+mod validate;
+
+use crate::{facts::cluster, host::NodeContext, policy::Policy};
+use act::Act;
 use proximity_protocol::{
-    command::{Command, Outcome, Progress},
+    command::{Command, Outcome, Progress, Verb},
     fault::{Fault, FaultKind},
 };
 use tokio::sync::mpsc;
@@ -12,6 +35,29 @@ pub type ProgressSink = mpsc::UnboundedSender<Progress>;
 
 /// Executes a command: every check of the node's side is inside. Repeating it after a crash attaches to tools that still run.
 pub async fn execute(node: &NodeContext, command: &Command, progress: &ProgressSink) -> Result<Outcome, Fault> {
-    let _ = (node, progress);
-    Err(Fault::new(FaultKind::UnknownVerb, format!("{} is not built yet", command.verb.name())))
+    validate::check(&command.verb)?;
+    if command.verb == Verb::Inventory {
+        return Ok(Outcome::Inventory(Box::new(node.inventory().await)));
+    }
+    Policy::load(&node.config().paths.policy)?.check(&command.verb)?;
+    if !command.verb.reads_only() && !cluster::members(node)?.quorate {
+        return Err(Fault::new(FaultKind::NotQuorate, "the cluster has no quorum: nothing is changed on this node until it has"));
+    }
+    let act = Act { node, operation: command.operation, step: &command.step, progress };
+    match &command.verb {
+        Verb::Inventory => Ok(Outcome::Inventory(Box::new(node.inventory().await))),
+        Verb::Confirm(confirm) => confirm::run(&act, confirm).await,
+        Verb::EnsureTemplate { storage, prefix } => ensure_template::run(&act, storage, prefix).await,
+        Verb::EnsureCreated(spec) => ensure_created::run(&act, spec).await,
+        Verb::EnsureStarted(target) => ensure_started::run(&act, target).await,
+        Verb::EnsureStopped { target, timeout_s } => ensure_stopped::run(&act, target, *timeout_s).await,
+        Verb::AwaitNetwork { target, expect, timeout_s } => await_network::run(&act, target, *expect, *timeout_s).await,
+        Verb::InstallRecipe { target, recipe } => install_recipe::run(&act, target, recipe).await,
+        Verb::AwaitHealthy { target, timeout_s } => await_healthy::run(&act, target, *timeout_s).await,
+        Verb::EnsurePublished { target, public_port, address, port } => {
+            ensure_published::run(&act, target, *public_port, *address, *port).await
+        }
+        Verb::EnsureUnpublished { target, public_port } => ensure_published::undo(&act, target, *public_port).await,
+        Verb::EnsureDestroyed(target) => ensure_destroyed::run(&act, target).await,
+    }
 }

@@ -1,0 +1,219 @@
+//! What every step is handed, and how it calls tools.
+
+use super::ProgressSink;
+use crate::{
+    host::{
+        NodeContext,
+        tool::{self, ToolCall, ToolEnd, ToolError, ToolId},
+    },
+    pve::{argv::Argv, words},
+};
+use proximity_protocol::{
+    command::Progress,
+    fault::{Fault, FaultKind},
+    ids::{OperationId, StepKey, Vmid},
+};
+use std::time::Duration;
+
+/// The longest message of progress, characters.
+const MESSAGE_MAX: usize = 500;
+
+/// One command at work.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Act<'a> {
+    pub(super) node: &'a NodeContext,
+    pub(super) operation: OperationId,
+    pub(super) step: &'a StepKey,
+    pub(super) progress: &'a ProgressSink,
+}
+
+/// How long a tool may take.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Bound {
+    /// It is waited for that long; then it goes on by itself and the step fails.
+    Wait(Duration),
+    /// Then it gets TERM and rolls itself back.
+    Terminate(Duration),
+}
+
+impl Act<'_> {
+    /// Tells the operator.
+    pub(super) fn say(&self, message: &str) {
+        self.say_percent(message, None);
+    }
+
+    fn say_percent(&self, message: &str, percent: Option<u8>) {
+        // Nobody listening is no fault: the link may be down.
+        self.progress
+            .send(Progress {
+                message: message.chars().take(MESSAGE_MAX).collect(),
+                percent,
+            })
+            .ok();
+    }
+
+    fn id<'b>(&'b self, name: &'b str) -> ToolId<'b> {
+        ToolId {
+            operation: self.operation,
+            step: self.step,
+            name,
+        }
+    }
+
+    /// Whether this job has called the tool already, before the agent was restarted.
+    pub(super) fn has_called(&self, name: &str) -> bool {
+        tool::was_asked(self.node, self.id(name))
+    }
+
+    /// Forgets a call that only looked, so that it can be repeated.
+    pub(super) fn discard(&self, name: &str) {
+        if let Err(error) = tool::discard(self.node, self.id(name)) {
+            tracing::warn!(%error, name, "the result of a tool could not be removed");
+        }
+    }
+
+    /// Refuses while a tool of another step still changes the container: it may have outlived its deadline.
+    pub(super) fn check_idle(&self, vmid: Vmid) -> Result<(), Fault> {
+        let busy = tool::busy(self.node, vmid, self.operation, self.step).map_err(|error| {
+            Fault::new(
+                FaultKind::Internal,
+                format!("the agent's folder of tools cannot be read: {error}"),
+            )
+        })?;
+        match busy {
+            None => Ok(()),
+            Some(unit) => Err(Fault::new(
+                FaultKind::Locked,
+                format!("an earlier tool still works on container {vmid} ({unit}); waiting for its end"),
+            )),
+        }
+    }
+
+    /// Runs a tool to its end, whatever that is. `secrets` are kept out of progress and output.
+    pub(super) async fn tool(
+        &self,
+        name: &str,
+        argv: &Argv,
+        vmid: Option<Vmid>,
+        bound: Bound,
+        secrets: &[&str],
+    ) -> Result<ToolEnd, Fault> {
+        let (deadline, terminate) = match bound {
+            Bound::Wait(time) => (time, false),
+            Bound::Terminate(time) => (time, true),
+        };
+        let call = ToolCall {
+            program: self.node.pve_tool(argv.tool),
+            arguments: argv.words.clone(),
+            vmid,
+            deadline: Some(deadline),
+            terminate,
+        };
+        let mut told = String::new();
+        let mut output = |line: &str| {
+            if line != told {
+                self.say(&redact(line, secrets));
+                line.clone_into(&mut told);
+            }
+        };
+        let label = label(argv);
+        let end = tool::run(self.node, self.id(name), &call, &mut output)
+            .await
+            .map_err(|error| match error {
+                ToolError::Lost => Fault::new(
+                    FaultKind::InDoubt,
+                    format!("{label} was interrupted and left no result (power loss, or killed)"),
+                ),
+                ToolError::Deadline { bound_s, .. } => Fault::new(
+                    FaultKind::DeadlineExceeded,
+                    format!("{label} has not ended within {bound_s} s; it goes on and is waited for"),
+                ),
+                error @ (ToolError::Start(_) | ToolError::Io(_)) => {
+                    Fault::new(FaultKind::Internal, format!("{label}: {error}"))
+                }
+            })?;
+        Ok(ToolEnd {
+            stdout: redact(&end.stdout, secrets),
+            stderr: redact(&end.stderr, secrets),
+            ..end
+        })
+    }
+
+    /// Runs a tool that must succeed.
+    pub(super) async fn must(
+        &self,
+        name: &str,
+        argv: &Argv,
+        vmid: Option<Vmid>,
+        bound: Bound,
+    ) -> Result<ToolEnd, Fault> {
+        let end = self.tool(name, argv, vmid, bound, &[]).await?;
+        if end.success() {
+            Ok(end)
+        } else {
+            Err(failure(argv, &end))
+        }
+    }
+}
+
+/// `pct create 100`: tool, command and number; the rest is for the log.
+fn label(argv: &Argv) -> String {
+    let words: Vec<&str> = argv.words.iter().take(2).map(String::as_str).collect();
+    format!("{} {}", argv.tool, words.join(" "))
+}
+
+/// What a failed end means. A worker's words are in stdout, its last error in stderr.
+pub(super) fn failure(argv: &Argv, end: &ToolEnd) -> Fault {
+    let text = format!("{}\n{}", end.stdout, end.stderr);
+    let last = end
+        .stderr
+        .lines()
+        .rev()
+        .map(str::trim)
+        .find(|line| !line.is_empty())
+        .unwrap_or("it says nothing");
+    let fault = match words::cause(&end.stderr).or_else(|| words::cause(&text)) {
+        Some((kind, sentence)) => Fault::new(kind, format!("{}: {sentence}", label(argv))),
+        None => Fault::new(FaultKind::ToolFailed, format!("{} failed: {last}", label(argv))),
+    };
+    fault.with_detail(&text)
+}
+
+/// Takes secrets out of a text. Short ones would take half of it.
+fn redact(text: &str, secrets: &[&str]) -> String {
+    secrets
+        .iter()
+        .filter(|secret| secret.len() >= 4)
+        .fold(text.to_owned(), |text, secret| text.replace(secret, "…"))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::pve::argv;
+
+    #[test]
+    fn a_failure_says_what_was_tried_and_why() {
+        let end = ToolEnd {
+            code: Some(255),
+            stdout: "Formatting…\n".into(),
+            stderr: "unable to create CT 100 - something new\n".into(),
+        };
+        let fault = failure(&argv::start(Vmid::new(100).unwrap()), &end);
+        assert_eq!(fault.kind, FaultKind::ToolFailed);
+        assert_eq!(
+            fault.message,
+            "pct start 100 failed: unable to create CT 100 - something new"
+        );
+        assert!(fault.detail.unwrap().contains("Formatting"));
+    }
+
+    #[test]
+    fn secrets_are_taken_out() {
+        assert_eq!(
+            redact("password is hunter22, yes", &["hunter22", "s"]),
+            "password is …, yes"
+        );
+    }
+}

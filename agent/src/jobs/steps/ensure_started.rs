@@ -1,0 +1,68 @@
+//! The container runs.
+
+use super::{
+    act::{Act, Bound, failure},
+    standing,
+};
+use crate::pve::argv;
+use proximity_protocol::{
+    command::{Outcome, Target},
+    fault::{Fault, FaultKind},
+    ids::Vmid,
+};
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+
+/// How long `pct start` may take: it mounts and checks disks.
+const BOUND: Duration = Duration::from_secs(300);
+/// How long after that the state may take: of an HA-managed container the tool only queues the request.
+const SETTLE: Duration = Duration::from_secs(60);
+/// Between two looks.
+const LOOK: Duration = Duration::from_millis(200);
+
+pub(super) async fn run(act: &Act<'_>, target: &Target) -> Result<Outcome, Fault> {
+    let vmid = target.vmid;
+    act.check_idle(vmid)?;
+    let container = standing::require(act.node, target)?;
+    if standing::is_running(act.node, vmid)? {
+        return Ok(Outcome::Done);
+    }
+    container.check_unlocked()?;
+    act.say(&format!("starting container {vmid}"));
+    let argv = argv::start(vmid);
+    let end = act.tool("start", &argv, Some(vmid), Bound::Wait(BOUND), &[]).await;
+    let settle = if matches!(&end, Ok(end) if end.success()) {
+        SETTLE
+    } else {
+        Duration::ZERO
+    };
+    if becomes(act, vmid, true, settle).await? {
+        return Ok(Outcome::Done);
+    }
+    Err(match end {
+        Ok(end) if end.success() => Fault::new(
+            FaultKind::ToolFailed,
+            format!("container {vmid} was started but does not run: see `pct start {vmid} --debug` on the node"),
+        ),
+        Ok(end) => failure(&argv, &end),
+        Err(fault) if fault.kind == FaultKind::InDoubt => Fault {
+            kind: FaultKind::ToolFailed,
+            ..fault
+        },
+        Err(fault) => fault,
+    })
+}
+
+/// Whether it comes to run, or to stand still, within the time.
+pub(super) async fn becomes(act: &Act<'_>, vmid: Vmid, running: bool, within: Duration) -> Result<bool, Fault> {
+    let limit = Instant::now() + within;
+    loop {
+        if standing::is_running(act.node, vmid)? == running {
+            return Ok(true);
+        }
+        if Instant::now() >= limit {
+            return Ok(false);
+        }
+        sleep(LOOK).await;
+    }
+}
