@@ -27,7 +27,7 @@ const BOUND: Duration = Duration::from_secs(1_800);
 enum Found {
     Nothing,
     /// Made by us, whole.
-    Whole(Conf, OwnershipRecord),
+    Whole(Box<Conf>, OwnershipRecord),
     /// Half made by us.
     Half,
 }
@@ -128,7 +128,7 @@ fn find(act: &Act<'_>, spec: &ContainerSpec) -> Result<Found, Fault> {
         };
     }
     if record.is_of(&conf) {
-        return Ok(Found::Whole(conf, record));
+        return Ok(Found::Whole(Box::new(conf), record));
     }
     Err(taken(vmid, "another container on this node"))
 }
