@@ -4,7 +4,7 @@ use crate::{
     config::Config,
     facts::Sampler,
     host::{self, HostError, NodeContext},
-    identity::{self, Identity, IdentityError},
+    identity::{self, Identity, IdentityError, dial},
     jobs::{
         BoxFuture, JobResult, Steps,
         journal::{Journal, JournalError},
@@ -12,7 +12,7 @@ use crate::{
         steps,
     },
     link::{
-        Link, NodeView, Repairs, dial,
+        Link, NodeView, Repairs,
         status::{LinkState, StatusFile},
     },
     publish,

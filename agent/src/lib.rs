@@ -28,4 +28,4 @@ pub mod policy;
 pub mod publish;
 pub mod pve;
 #[cfg(test)]
-mod rehearsal;
+mod tests;

@@ -4,8 +4,7 @@ use super::exit::{FAILED, Failure, NODE, TOKEN_UNREADABLE, USAGE};
 use crate::{
     config::Config,
     host::NodeContext,
-    identity::{self, JoinRequest},
-    link::dial,
+    identity::{self, JoinRequest, dial},
 };
 use clap::Args;
 use proximity_protocol::token::JoinToken;

@@ -1,10 +1,9 @@
 //! The conversation of enrolment: one connection, one question, one answer.
 
 use super::{
-    JoinError,
+    JoinError, dial, frames,
     verifier::{PinVerifier, Rejection},
 };
-use crate::link::{dial, frames};
 use proximity_protocol::{
     ALPN_ENROLL, VERSION_MIN,
     enroll::{EnrollReply, EnrollRequest, Grant},

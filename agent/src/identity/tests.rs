@@ -3,8 +3,8 @@
 
 use super::{Identity, JoinError, JoinRequest, join};
 use crate::{
-    link::frames,
-    rehearsal::{self, Ca, accept, listen, within},
+    identity::frames,
+    tests::{self as rehearsal, Ca, accept, listen, within},
 };
 use proximity_protocol::{
     VERSION_MIN,
@@ -65,7 +65,7 @@ async fn a_node_joins_and_finds_its_identity_again() {
     let identity = Identity::load(&state_dir).unwrap().unwrap();
     assert_eq!((identity.node, identity.ca_fingerprint), (node, ca.pin()));
     assert_eq!(identity.addresses, token.addresses);
-    crate::link::dial::link_config(&identity).unwrap();
+    crate::identity::dial::link_config(&identity).unwrap();
     assert!(!pending(&state_dir));
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(&state_dir.join("identity")), 0o700);

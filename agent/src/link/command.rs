@@ -1,9 +1,11 @@
 //! One command's stream.
 
-use super::frames::{self, ReadError, WriteError};
-use crate::jobs::{
-    machine::{Jobs, Submission},
-    running::{News, Watch},
+use crate::{
+    identity::frames::{self, ReadError, WriteError},
+    jobs::{
+        machine::{Jobs, Submission},
+        running::{News, Watch},
+    },
 };
 use proximity_protocol::{
     close,

@@ -1,34 +1,15 @@
 //! Why there is no link.
 
+use crate::identity::dial::DialError;
 use proximity_protocol::{fault::Fault, session::Violation};
 use quinn::ConnectionError;
-use std::{io, net::SocketAddr};
 
 /// Why a connection could not be made or ended.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LinkError {
-    /// The name of an address.
-    #[error("cannot resolve {address:?}: {why}")]
-    Resolve {
-        /// `host:port`.
-        address: String,
-        /// Why.
-        why: String,
-    },
-    /// No local socket.
-    #[error("cannot open a UDP socket: {0}")]
-    Socket(io::Error),
-    /// Nobody there.
-    #[error("{socket} did not answer within {after_s} s")]
-    NoAnswer {
-        /// Where.
-        socket: SocketAddr,
-        /// How long it was tried.
-        after_s: u64,
-    },
-    /// Certificates or keys.
-    #[error("TLS: {0}")]
-    Tls(String),
+    /// It could not be made.
+    #[error(transparent)]
+    Dial(DialError),
     /// The peer hung up and said why.
     #[error("the coordinator hung up: {reason} (code {code})")]
     Closed {
@@ -49,6 +30,15 @@ pub(crate) enum LinkError {
     /// The agent's own disk.
     #[error("{0}")]
     Own(String),
+}
+
+impl From<DialError> for LinkError {
+    fn from(error: DialError) -> Self {
+        match error {
+            DialError::Connection(error) => Self::from_connection(error),
+            other => Self::Dial(other),
+        }
+    }
 }
 
 impl LinkError {

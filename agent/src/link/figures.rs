@@ -2,7 +2,8 @@
 //!
 //! A sample is taken only when the stream has taken the one before: on a slow line figures get rarer, not older.
 
-use super::{Link, LinkError, frames};
+use super::{Link, LinkError};
+use crate::identity::frames;
 use proximity_protocol::metrics::MetricsEncoder;
 use quinn::Connection;
 use std::time::Duration;

@@ -1,6 +1,6 @@
 //! The connection to the coordinator: dialled by the agent, kept up, dialled again.
 //!
-//! [`Link::run`] goes round for ever: read the facts, dial ([`dial`]), say Hello and wait for Welcome ([`session`]), then at once serve command streams
+//! [`Link::run`] goes round for ever: read the facts, dial ([`dial`](crate::identity::dial)), say Hello and wait for Welcome ([`session`]), then at once serve command streams
 //! ([`command`]), report facts and inventory ([`report`]), and send figures ([`figures`]) until the connection ends; wait ([`backoff`]) and begin again.
 //!
 //! Nothing depends on a link: jobs go on without one, published ports too. This room starts no work of its own and keeps nothing but
@@ -8,10 +8,8 @@
 
 mod backoff;
 mod command;
-pub(crate) mod dial;
 mod error;
 mod figures;
-pub(crate) mod frames;
 mod report;
 mod session;
 pub(crate) mod status;
@@ -22,11 +20,13 @@ pub(crate) use error::LinkError;
 pub(crate) use report::Repairs;
 
 use crate::{
-    identity::Identity,
+    identity::{
+        Identity,
+        dial::{self, DialError, Dialled},
+    },
     jobs::{BoxFuture, machine::Jobs},
 };
 use backoff::Backoff;
-use dial::Dialled;
 use proximity_protocol::{
     close,
     fault::Fault,
@@ -126,7 +126,7 @@ impl Link {
 
     async fn dial(&self, config: &quinn::ClientConfig) -> Result<(Dialled, String, NodeFacts), LinkError> {
         let facts = self.node.facts().await.map_err(LinkError::Facts)?;
-        let mut last = LinkError::Resolve {
+        let mut last = DialError::Resolve {
             address: String::new(),
             why: "the identity holds no address".into(),
         };
@@ -136,7 +136,7 @@ impl Link {
                 Err(error) => last = error,
             }
         }
-        Err(last)
+        Err(last.into())
     }
 }
 

@@ -1,6 +1,7 @@
 //! One connection, from Hello to its end.
 
-use super::{Link, LinkError, command, dial::Dialled, figures, frames, report, status::LinkState};
+use super::{Link, LinkError, command, figures, report, status::LinkState};
+use crate::identity::{dial::Dialled, frames};
 use proximity_protocol::{
     VERSION_MIN, close,
     event::{Event, Notice},

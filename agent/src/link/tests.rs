@@ -1,11 +1,11 @@
 //! The link, against a coordinator that does what a test tells it.
 #![allow(clippy::unwrap_used)]
 
-use super::{Link, NodeView, Repairs, frames, status::StatusFile};
+use super::{Link, NodeView, Repairs, status::StatusFile};
 use crate::{
-    identity::{self, JoinRequest},
+    identity::{self, JoinRequest, frames},
     jobs::{BoxFuture, JobResult, Steps, journal::Journal, machine::Jobs},
-    rehearsal::{self, Ca, accept, listen, read, server_config, within},
+    tests::{self as rehearsal, Ca, accept, listen, read, server_config, within},
 };
 use proximity_protocol::{
     VERSION_MIN, close,

@@ -1,11 +1,13 @@
 //! Making QUIC connections: one set of transport settings for enrolment and link, and every address of a name tried in turn.
 
-use super::LinkError;
-use crate::identity::Identity;
+use super::Identity;
 use proximity_protocol::{ALPN_LINK, COORDINATOR_TLS_NAME};
-use quinn::{Connection, Endpoint, IdleTimeout, TransportConfig, VarInt, crypto::rustls::QuicClientConfig};
+use quinn::{
+    Connection, ConnectionError, Endpoint, IdleTimeout, TransportConfig, VarInt, crypto::rustls::QuicClientConfig,
+};
 use rustls::{ClientConfig, RootCertStore, client::Resumption, crypto::CryptoProvider};
 use std::{
+    io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     sync::Arc,
     time::Duration,
@@ -27,6 +29,36 @@ pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }
 
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DialError {
+    /// The name of an address.
+    #[error("cannot resolve {address:?}: {why}")]
+    Resolve {
+        /// `host:port`.
+        address: String,
+        /// Why.
+        why: String,
+    },
+    /// No local socket.
+    #[error("cannot open a UDP socket: {0}")]
+    Socket(io::Error),
+    /// Nobody there.
+    #[error("{socket} did not answer within {after_s} s")]
+    NoAnswer {
+        /// Where.
+        socket: SocketAddr,
+        /// How long it was tried.
+        after_s: u64,
+    },
+    /// Certificates or keys of our own.
+    #[error("TLS: {0}")]
+    Tls(String),
+    /// The handshake failed.
+    #[error("{0}")]
+    Connection(ConnectionError),
+}
+
 fn transport() -> TransportConfig {
     let mut transport = TransportConfig::default();
     transport
@@ -42,18 +74,18 @@ fn transport() -> TransportConfig {
 }
 
 /// Adds our transport to a TLS configuration.
-pub(crate) fn quic_config(mut tls: ClientConfig) -> Result<quinn::ClientConfig, LinkError> {
+pub(crate) fn quic_config(mut tls: ClientConfig) -> Result<quinn::ClientConfig, DialError> {
     // Each connection proves both certificates anew: a resumed session would not be judged by the registry's newest word.
     tls.resumption = Resumption::disabled();
-    let tls = QuicClientConfig::try_from(tls).map_err(|error| LinkError::Tls(error.to_string()))?;
+    let tls = QuicClientConfig::try_from(tls).map_err(|error| DialError::Tls(error.to_string()))?;
     let mut config = quinn::ClientConfig::new(Arc::new(tls));
     config.transport_config(Arc::new(transport()));
     Ok(config)
 }
 
 /// The configuration of the link: our certificate, and the stored CA as the only one that is trusted.
-pub(crate) fn link_config(identity: &Identity) -> Result<quinn::ClientConfig, LinkError> {
-    let bad = |error: rustls::Error| LinkError::Tls(error.to_string());
+pub(crate) fn link_config(identity: &Identity) -> Result<quinn::ClientConfig, DialError> {
+    let bad = |error: rustls::Error| DialError::Tls(error.to_string());
     let mut roots = RootCertStore::empty();
     roots.add(identity.ca()).map_err(bad)?;
     let mut tls = ClientConfig::builder_with_provider(provider())
@@ -86,14 +118,14 @@ impl Dialled {
 }
 
 /// Connects to `host:port`, to the first of its addresses that answers.
-pub(crate) async fn connect(address: &str, config: &quinn::ClientConfig) -> Result<Dialled, LinkError> {
-    let mut last = LinkError::Resolve {
+pub(crate) async fn connect(address: &str, config: &quinn::ClientConfig) -> Result<Dialled, DialError> {
+    let mut last = DialError::Resolve {
         address: address.into(),
         why: "the name has no address".into(),
     };
     let resolved = tokio::net::lookup_host(address)
         .await
-        .map_err(|error| LinkError::Resolve {
+        .map_err(|error| DialError::Resolve {
             address: address.into(),
             why: error.to_string(),
         })?;
@@ -106,20 +138,20 @@ pub(crate) async fn connect(address: &str, config: &quinn::ClientConfig) -> Resu
     Err(last)
 }
 
-async fn connect_to(socket: SocketAddr, config: &quinn::ClientConfig) -> Result<Dialled, LinkError> {
+async fn connect_to(socket: SocketAddr, config: &quinn::ClientConfig) -> Result<Dialled, DialError> {
     let local: IpAddr = if socket.is_ipv4() {
         Ipv4Addr::UNSPECIFIED.into()
     } else {
         Ipv6Addr::UNSPECIFIED.into()
     };
-    let endpoint = Endpoint::client((local, 0).into()).map_err(LinkError::Socket)?;
+    let endpoint = Endpoint::client((local, 0).into()).map_err(DialError::Socket)?;
     let connecting = endpoint
         .connect_with(config.clone(), socket, COORDINATOR_TLS_NAME)
-        .map_err(|error| LinkError::Tls(error.to_string()))?;
+        .map_err(|error| DialError::Tls(error.to_string()))?;
     match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
         Ok(Ok(connection)) => Ok(Dialled { connection, endpoint }),
-        Ok(Err(error)) => Err(LinkError::from_connection(error)),
-        Err(_) => Err(LinkError::NoAnswer {
+        Ok(Err(error)) => Err(DialError::Connection(error)),
+        Err(_) => Err(DialError::NoAnswer {
             socket,
             after_s: CONNECT_TIMEOUT.as_secs(),
         }),

@@ -1,7 +1,7 @@
 //! A coordinator for the tests of identity and link: a real CA, a real QUIC listener, and the rest is up to the test.
 #![allow(clippy::unwrap_used)]
 
-use crate::link::frames;
+use crate::identity::frames;
 use proximity_protocol::{
     ALPN_ENROLL, ALPN_LINK, COORDINATOR_TLS_NAME,
     codec::Message,
@@ -76,7 +76,7 @@ pub(crate) fn server_config(ca: &Ca) -> quinn::ServerConfig {
     let mut params = CertificateParams::new(vec![COORDINATOR_TLS_NAME.to_owned()]).unwrap();
     params.not_after = OffsetDateTime::now_utc() + time::Duration::days(1);
     let leaf = params.signed_by(&key, &ca.0).unwrap();
-    let provider = crate::link::dial::provider();
+    let provider = crate::identity::dial::provider();
     let mut roots = RootCertStore::empty();
     roots.add(ca.der()).unwrap();
     let clients = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
