@@ -4,7 +4,6 @@ use aws_lc_rs::{
     aead::{AES_256_GCM, Aad, Nonce, RandomizedNonceKey},
     rand,
 };
-use data_encoding::BASE64URL_NOPAD;
 use proximity_protocol::secret::SecretText;
 use std::{
     fs, io,
@@ -144,11 +143,22 @@ fn make_key(state_dir: &Path, path: &Path) -> Result<(), SecretError> {
     fs::File::open(state_dir).and_then(|dir| dir.sync_all()).map_err(file)
 }
 
-/// A new secret of 192 random bits, 32 letters, digits, `-` and `_`.
-pub fn generate() -> Result<SecretText, SecretError> {
-    let mut bytes = Zeroizing::new([0_u8; 24]);
-    rand::fill(bytes.as_mut_slice()).map_err(|_| SecretError::NoRandom)?;
-    Ok(SecretText::new(BASE64URL_NOPAD.encode(bytes.as_slice())))
+/// A new secret of `length` letters and digits (5.95 bits each).
+pub fn generate(length: u8) -> Result<SecretText, SecretError> {
+    const LETTERS: &[u8; 62] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
+    let mut text = Zeroizing::new(String::with_capacity(length.into()));
+    let mut bytes = Zeroizing::new([0_u8; 64]);
+    while text.len() < length.into() {
+        rand::fill(bytes.as_mut_slice()).map_err(|_| SecretError::NoRandom)?;
+        // 248 is the largest multiple of 62 in a byte: what lies above would favour the first letters.
+        let drawn = bytes
+            .iter()
+            .filter(|b| **b < 248)
+            .map(|b| char::from(LETTERS[usize::from(b % 62)]));
+        let missing = usize::from(length) - text.len();
+        text.extend(drawn.take(missing));
+    }
+    Ok(SecretText::new(text.as_str()))
 }
 
 /// 32 random bits for an app's id.
@@ -205,8 +215,9 @@ mod tests {
 
     #[test]
     fn generated_secrets_differ() {
-        let (a, b) = (generate().unwrap(), generate().unwrap());
-        assert_eq!(a.expose().len(), 32);
+        let (a, b) = (generate(100).unwrap(), generate(100).unwrap());
+        assert_eq!(a.expose().len(), 100);
+        assert!(a.expose().bytes().all(|c| c.is_ascii_alphanumeric()));
         assert_ne!(a, b);
     }
 }

@@ -207,6 +207,14 @@ fn created(_: &View<'_>, outcome: &Outcome) -> Result<Vec<Change>, Fault> {
 
 fn install(view: &View<'_>) -> Result<Act, Fault> {
     let recipe = view.params::<DeployParams>()?.recipe;
+    let files = recipe
+        .files
+        .into_iter()
+        .map(|f| match data_encoding::BASE64.decode(f.content.as_bytes()) {
+            Ok(content) => Ok(RecipeFile { name: f.name, content }),
+            Err(e) => Err(internal(format!("the registry holds a bad file of a recipe: {e}"))),
+        })
+        .collect::<Result<_, Fault>>()?;
     let says = format!(
         "Installing {} {} (at most {} s)",
         view.app.name, recipe.version, recipe.install_timeout_s
@@ -217,14 +225,7 @@ fn install(view: &View<'_>) -> Result<Act, Fault> {
             recipe: Recipe {
                 install: recipe.install,
                 health: recipe.health,
-                files: recipe
-                    .files
-                    .into_iter()
-                    .map(|f| RecipeFile {
-                        name: f.name,
-                        content: f.content.into_bytes(),
-                    })
-                    .collect(),
+                files,
                 env: view.env.to_vec(),
                 port: view.app.internal_port,
                 install_timeout_s: recipe.install_timeout_s,

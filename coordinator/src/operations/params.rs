@@ -47,7 +47,7 @@ pub struct DeployRecipe {
 pub struct DeployFile {
     /// Its name.
     pub name: RecipeFileName,
-    /// Its text.
+    /// Its bytes, as base64.
     pub content: String,
 }
 

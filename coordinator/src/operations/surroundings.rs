@@ -3,15 +3,16 @@
 use super::params::{FixedParams, NetworkParams};
 use crate::{
     domain::{
-        address_pool::{AddressPool, AddressPoolError, Subnet},
+        address_pool::{AddressPool, AddressPoolError},
+        network::Ipv4Net,
         port_pool::PortRange,
+        settings::{FeatureSettings, Group as _, NetworkSettings},
         vmid_pool::VmidRange,
     },
     nodes::inventories::Inventories,
-    store::{Connection, StoreError, fleet},
+    store::{Connection, StoreError, fleet, settings},
 };
 use proximity_protocol::{ids::BridgeName, observed::NodeFacts};
-use serde_json::Value;
 use std::{collections::BTreeSet, net::Ipv4Addr};
 
 /// Why nothing can be reserved on a host.
@@ -67,17 +68,10 @@ pub struct Surroundings {
 
 /// The public ports of the settings.
 pub async fn port_setting(tx: &mut Connection) -> Result<PortRange, StoreError> {
-    let features = fleet::setting(tx, "features").await?;
-    let port = |name: &str, default: u16| {
-        features
-            .get(name)
-            .and_then(Value::as_u64)
-            .and_then(|n| u16::try_from(n).ok())
-            .unwrap_or(default)
-    };
+    let features: FeatureSettings = settings::get(tx, FeatureSettings::NAME).await?.unwrap_or_default();
     Ok(PortRange {
-        first: port("public_port_first", 8000),
-        last: port("public_port_last", 9000),
+        first: features.public_port_first,
+        last: features.public_port_last,
     })
 }
 
@@ -92,12 +86,8 @@ pub async fn app_network(
     let Some(row) = fleet::host_network(&mut *tx, host_id).await? else {
         return Err(bad("the host is not in the registry".into()));
     };
-    let settings = fleet::setting(tx, "network").await?;
-    let text = |name: &str| settings.get(name).and_then(Value::as_str).map(str::to_owned);
-    let bridge = row
-        .bridge
-        .or_else(|| text("default_bridge"))
-        .unwrap_or_else(|| "vmbr0".into());
+    let defaults: NetworkSettings = settings::get(tx, NetworkSettings::NAME).await?.unwrap_or_default();
+    let bridge = row.bridge.unwrap_or(defaults.default_bridge);
     let bridge = BridgeName::new(bridge).map_err(|e| bad(e.to_string()))?;
     let mut params = NetworkParams {
         bridge,
@@ -108,22 +98,14 @@ pub async fn app_network(
     if !row.is_static {
         return Ok(AppNetwork { params, pool: None });
     }
-    let subnet: Subnet = row
-        .subnet
-        .or_else(|| text("default_subnet"))
-        .unwrap_or_else(|| "10.0.0.0/24".into())
-        .parse()
-        .map_err(|e: AddressPoolError| bad(e.to_string()))?;
+    let subnet: Ipv4Net = row.subnet.unwrap_or(defaults.default_subnet).parse().map_err(bad)?;
     let (Some(first), Some(last)) = (row.pool_first, row.pool_last) else {
         return Err(bad(
             "address_mode is static, but pool_first or pool_last is not set".into()
         ));
     };
     if params.dns.is_empty() {
-        params.dns = ["default_dns_primary", "default_dns_secondary"]
-            .iter()
-            .filter_map(|name| text(name)?.parse().ok())
-            .collect();
+        params.dns = vec![defaults.default_dns_primary, defaults.default_dns_secondary];
     }
     let mut excluded = BTreeSet::new();
     for exclusion in &row.exclusions {

@@ -1,5 +1,14 @@
 //! Use cases: authorise, validate, one transaction, wake the engine. A handler calls one of these and turns the answer into JSON; nothing here knows HTTP.
 
+pub mod apps;
+pub mod operations;
+
+pub mod auth;
+pub mod catalog;
+pub mod settings;
+pub mod system;
+pub mod users;
+
 pub use crate::domain::role::Role;
 
 use serde::Serialize;
@@ -78,6 +87,9 @@ pub enum ServiceError {
     /// 500: a bug or a broken disk; the detail goes to the log only.
     #[error("the coordinator could not read or write its registry; its log says why")]
     Store(#[from] crate::store::StoreError),
+    /// 500: the same for everything that is not the registry.
+    #[error("the coordinator failed; its log says why")]
+    Internal(String),
 }
 
 fn summary(errors: &[FieldError]) -> String {

@@ -2,11 +2,10 @@
 
 use super::{
     Connection, StoreError,
-    row::{get, json, json_opt, number_opt, parse, parse_opt},
+    row::{get, json, number_opt, parse, parse_opt},
 };
 use crate::domain::placement::Admission;
 use proximity_protocol::{ids::NodeId, observed::NodeFacts};
-use serde_json::Value;
 use sqlx::sqlite::SqliteRow;
 use std::net::Ipv4Addr;
 
@@ -132,16 +131,4 @@ pub async fn host_network(tx: &mut Connection, host_id: i64) -> Result<Option<Ho
         })
     })
     .transpose()
-}
-
-/// A settings object; an empty one if it was never set.
-pub async fn setting(tx: &mut Connection, key: &str) -> Result<Value, StoreError> {
-    let row = sqlx::query("SELECT value FROM settings WHERE key = $1")
-        .bind(key)
-        .fetch_optional(tx)
-        .await?;
-    Ok(match row {
-        Some(row) => json_opt(&row, "value")?.unwrap_or(Value::Null),
-        None => Value::Null,
-    })
 }
