@@ -3,7 +3,7 @@
 //! [`join()`] makes the key on the node, checks the pin of the join token before a secret leaves, and stores what it was granted in one file that
 //! replaces the one before in a single rename. The key never leaves the node; only a request signed by it does.
 //!
-//! [`dial`] and [`frames`] are the ground that enrolment and the link share: a connection that proves who is at both ends, and messages on its streams.
+//! `dial` and `frames` are the ground that enrolment and the link share: a connection that proves who is at both ends, and messages on its streams.
 //!
 //! Not here: renewal, and leaving.
 

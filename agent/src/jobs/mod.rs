@@ -1,7 +1,7 @@
 //! What the coordinator asked for, done once.
 //!
-//! A command comes in through [`machine::Jobs::submit`]. [`intake`] decides, purely, whether it is refused, answered from the record, attached to the
-//! running job, or new. A new one is written to the [`journal`] (fsync) as an intention, run through its step, and its result is written before anyone
+//! A command comes in through `machine::Jobs::submit`. `intake` decides, purely, whether it is refused, answered from the record, attached to the
+//! running job, or new. A new one is written to the `journal` (fsync) as an intention, run through its step, and its result is written before anyone
 //! hears of it. At start every intention without a result is run again: steps find what is there already, and a tool that is still running is found
 //! under its name. A result stays until the coordinator says that it is committed.
 //!

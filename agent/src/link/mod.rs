@@ -1,6 +1,6 @@
 //! The connection to the coordinator: dialled by the agent, kept up, dialled again.
 //!
-//! [`Link::run`] goes round for ever: read the facts, dial ([`dial`](crate::identity::dial)), say Hello and wait for Welcome ([`session`]), then at once serve command streams
+//! [`Link::run`] goes round for ever: read the facts, dial ([`dial`]), say Hello and wait for Welcome ([`session`]), then at once serve command streams
 //! ([`command`]), report facts and inventory ([`report`]), and send figures ([`figures`]) until the connection ends; wait ([`backoff`]) and begin again.
 //!
 //! Nothing depends on a link: jobs go on without one, published ports too. This room starts no work of its own and keeps nothing but
