@@ -84,16 +84,19 @@ fn root_above(program: &Path) -> anyhow::Result<PathBuf> {
 
 fn tool(root: &Path, name: &str, argv: &[String]) -> anyhow::Result<i32> {
     let node = Node::open(root)?;
-    // These undo what they have begun; the others may be ended by a signal as they are.
-    let undoes = match name {
-        "pct" => argv
-            .first()
-            .is_some_and(|sub| matches!(sub.as_str(), "create" | "restore" | "clone")),
-        "vzdump" => true,
-        _ => false,
-    };
-    if undoes {
-        catch(node.signals())?;
+    match name {
+        // These undo what they have begun.
+        "pct"
+            if argv
+                .first()
+                .is_some_and(|sub| matches!(sub.as_str(), "create" | "restore" | "clone")) =>
+        {
+            catch(node.signals())?;
+        }
+        // Goes on to its end.
+        "vzdump" => ending_signals().thread_block()?,
+        // The others may be ended by a signal as they are.
+        _ => {}
     }
     Ok(node.run_as_process(
         name,
@@ -104,11 +107,16 @@ fn tool(root: &Path, name: &str, argv: &[String]) -> anyhow::Result<i32> {
     ))
 }
 
-fn catch(signals: Signals) -> anyhow::Result<()> {
+fn ending_signals() -> SigSet {
     let mut set = SigSet::empty();
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
         set.add(signal);
     }
+    set
+}
+
+fn catch(signals: Signals) -> anyhow::Result<()> {
+    let set = ending_signals();
     set.thread_block()?;
     std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
         while set.wait().is_ok() {

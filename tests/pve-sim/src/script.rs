@@ -61,7 +61,7 @@ pub enum Fault {
 pub struct Rule {
     /// `pct`, `vzdump`, `pvesh`, `pvesm`, `pveam`, `nft`…
     pub tool: String,
-    /// `create`, `start`…; of `nft` the first word that is no option.
+    /// `create`, `start`…; of `nft` the first word that is no option (`list`), or `-f` for a file or stdin; empty for `vzdump`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sub: Option<String>,
     /// Only for this container.
@@ -275,7 +275,10 @@ mod tests {
         assert_eq!(rules.len(), 8);
         assert_eq!(
             rules[0],
-            Rule::on("pct", Fault::DelayMs(500)).subcommand("create").vmid(100).times(1)
+            Rule::on("pct", Fault::DelayMs(500))
+                .subcommand("create")
+                .vmid(100)
+                .times(1)
         );
         assert_eq!(rules[7].fault, Fault::Lock("backup".to_owned()));
     }

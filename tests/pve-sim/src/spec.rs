@@ -57,15 +57,16 @@ pub struct NodeSpec {
 }
 
 impl NodeSpec {
-    /// A hollow node with 16 GiB, 8 CPUs, `vmbr0`, one template. Containers get `<a>.<b>.1.1` and up by DHCP, where
-    /// `<a>.<b>` is the node's.
+    /// A hollow node with 16 GiB, 8 CPUs, `vmbr0`, one template. Of the address `127.<b>.…` the second number also
+    /// names the containers' network: by DHCP they get `10.<b>.1.1` to `10.<b>.1.250`. Nothing answers there but through
+    /// published ports; with a loopback range the containers answer on their own addresses as well.
     pub fn new(name: &str, address: Ipv4Addr) -> Self {
-        let [a, b, _, _] = address.octets();
+        let [_, b, _, _] = address.octets();
         Self {
             name: name.to_owned(),
             body: BodyKind::Hollow,
             address,
-            dhcp_range: (Ipv4Addr::new(a, b, 1, 1), Ipv4Addr::new(a, b, 9, 254)),
+            dhcp_range: (Ipv4Addr::new(10, b, 1, 1), Ipv4Addr::new(10, b, 1, 250)),
             memory_mb: 16 * 1024,
             cpus: 8,
             disk_gb: 256,
@@ -290,7 +291,11 @@ fn links(layout: &Layout, spec: &NodeSpec) -> io::Result<()> {
         return Ok(());
     };
     let executable = executable.canonicalize()?;
-    for tool in TOOLS {
+    // Nodes with real containers have the kernel's own nftables.
+    for tool in TOOLS
+        .iter()
+        .filter(|tool| **tool != "nft" || spec.body == BodyKind::Hollow)
+    {
         for folder in ["usr/bin", "usr/sbin"] {
             symlink(&executable, layout.root().join(folder).join(tool))?;
         }
@@ -388,8 +393,26 @@ pub(crate) fn tick(layout: &Layout, clock: &dyn Clock) -> io::Result<()> {
     Ok(())
 }
 
-/// What tests read of a node: `json!` of its ports for a message.
+/// What only a test, or the demo, does to a node.
 impl Node {
+    /// A guest of somebody else appears in the cluster, `kind` `lxc` or `qemu`, on this node or one of another name.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn add_stranger(&self, node_name: &str, kind: &str, vmid: u32) -> io::Result<()> {
+        let (folder, key) = if kind == "qemu" {
+            ("qemu-server", "name")
+        } else {
+            ("lxc", "hostname")
+        };
+        let path = self
+            .layout
+            .pve()
+            .join(format!("nodes/{node_name}/{folder}/{vmid}.conf"));
+        write_atomically(&path, format!("{key}: stranger{vmid}\nmemory: 512\n").as_bytes())?;
+        pmxcfs::refresh(&self.layout, Some(vmid))
+    }
+
     /// Name, root and address in one line of JSON, for the demo's own record.
     pub fn describe(&self) -> String {
         let info = self.layout.info();

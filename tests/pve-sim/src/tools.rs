@@ -13,6 +13,9 @@ pub(crate) fn dispatch(call: &mut Call<'_>, argv: &[String]) -> Result<(), Stop>
         "pvesh" => crate::pvesh::run(call, argv),
         "vzdump" => crate::vzdump::run(call, argv),
         "pveversion" => crate::pveversion::run(call, argv),
+        "nft" if call.layout().info().body != crate::layout::BodyKind::Hollow => Err(Stop::NotSimulated(
+            "nft of a node with real containers: use the real nft in its network namespace".to_owned(),
+        )),
         "nft" => crate::nft::run(call, argv),
         other => Err(Stop::NotSimulated(format!(
             "tool '{other}'; there are {}",

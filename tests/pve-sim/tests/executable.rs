@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{Ipv4Addr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -18,9 +18,14 @@ struct Sim {
 }
 
 impl Sim {
-    fn new(address: &str) -> Self {
+    /// Addresses come from the process and the test, so that runs at the same time do not meet. Containers get loopback
+    /// addresses, so that they answer directly as well.
+    fn new(test: u8) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let spec = NodeSpec::new("pve1", address.parse().unwrap()).executable(Path::new(env!("CARGO_BIN_EXE_pve-sim")));
+        let [low, high, ..] = std::process::id().to_le_bytes();
+        let at = |host| Ipv4Addr::new(127, 64 + low % 128, (high % 20) * 12 + test, host);
+        let mut spec = NodeSpec::new("pve1", at(1)).executable(Path::new(env!("CARGO_BIN_EXE_pve-sim")));
+        spec.dhcp_range = (at(100), at(200));
         Node::create(&folder.path().join("root"), &spec).unwrap();
         Self { folder }
     }
@@ -123,7 +128,7 @@ fn signal(child: &Child, signal: Signal) {
 
 #[test]
 fn term_rolls_a_create_back() {
-    let sim = Sim::new("127.78.1.1");
+    let sim = Sim::new(1);
     let (child, _) = sim.create_paused("120");
     assert_eq!(sim.conf(120).as_deref(), Some("lock: create\n"));
     signal(&child, Signal::SIGTERM);
@@ -144,7 +149,7 @@ fn term_rolls_a_create_back() {
 
 #[test]
 fn kill_leaves_a_locked_configuration_and_the_disk() {
-    let sim = Sim::new("127.78.2.1");
+    let sim = Sim::new(2);
     let (mut child, _) = sim.create_paused("121");
     signal(&child, Signal::SIGKILL);
     child.wait().unwrap();
@@ -172,7 +177,7 @@ fn kill_leaves_a_locked_configuration_and_the_disk() {
 
 #[test]
 fn destroy_unreferenced_disks_removes_what_a_kill_left() {
-    let sim = Sim::new("127.78.3.1");
+    let sim = Sim::new(3);
     Script::new()
         .rule(Rule::on("pct", Fault::KillSelf).subcommand("create").times(1))
         .write(&sim.root())
@@ -186,7 +191,7 @@ fn destroy_unreferenced_disks_removes_what_a_kill_left() {
 
 #[test]
 fn a_lost_reader_rolls_a_create_back() {
-    let sim = Sim::new("127.78.4.1");
+    let sim = Sim::new(4);
     let (mut child, go) = sim.create_paused("123");
     drop(child.stdout.take());
     std::fs::write(go, "").unwrap();
@@ -197,7 +202,7 @@ fn a_lost_reader_rolls_a_create_back() {
 
 #[test]
 fn faults_do_what_they_say() {
-    let sim = Sim::new("127.78.5.1");
+    let sim = Sim::new(5);
     let rule = |fault| Rule::on("pct", fault).subcommand("create").times(1);
     Script::new().rule(rule(Fault::DiskFull)).write(&sim.root()).unwrap();
     let output = sim.run("pct", &Sim::create_words("100"));
@@ -257,7 +262,7 @@ fn faults_do_what_they_say() {
 
 #[test]
 fn many_creates_at_once_get_one_number_each() {
-    let sim = Sim::new("127.78.6.1");
+    let sim = Sim::new(6);
     let children: Vec<(u32, Child)> = (0..24)
         .map(|n| {
             let vmid = 200 + n % 12;
@@ -283,7 +288,7 @@ fn many_creates_at_once_get_one_number_each() {
 
 #[test]
 fn what_is_not_simulated_fails_loudly() {
-    let sim = Sim::new("127.78.7.1");
+    let sim = Sim::new(7);
     for words in [&["df", "100"][..], &["mount", "100"], &["migrate", "100", "pve1"]] {
         let output = sim.run("pct", words);
         assert!(!output.status.success(), "{words:?}");
@@ -304,8 +309,8 @@ impl Drop for Server {
     }
 }
 
-fn fetch(address: &str) -> Option<String> {
-    let mut connection = TcpStream::connect(address).ok()?;
+fn fetch(address: Ipv4Addr, port: u16) -> Option<String> {
+    let mut connection = TcpStream::connect((address, port)).ok()?;
     connection.write_all(b"GET / HTTP/1.0\r\n\r\n").ok()?;
     let mut text = String::new();
     connection.read_to_string(&mut text).ok()?;
@@ -314,7 +319,9 @@ fn fetch(address: &str) -> Option<String> {
 
 #[test]
 fn a_published_port_answers_and_closes_again() {
-    let sim = Sim::new("127.78.8.1");
+    let sim = Sim::new(8);
+    let public = Node::open(&sim.root()).unwrap().layout().info().address;
+    let own = Node::open(&sim.root()).unwrap().layout().info().dhcp_range.0;
     let server = Command::new(env!("CARGO_BIN_EXE_pve-sim"))
         .args(["serve", "--root"])
         .arg(sim.root())
@@ -355,13 +362,13 @@ fn a_published_port_answers_and_closes_again() {
     }
     let health = ["exec", "100", "--", "/bin/sh", "/var/lib/proximity/recipe/health"];
     assert_eq!(sim.run("pct", &health).status.code(), Some(1));
-    assert!(fetch("127.78.1.1:8080").is_none(), "not installed, so nothing listens");
+    assert!(fetch(own, 8080).is_none(), "not installed, so nothing listens");
     sim.ok(
         "pct",
         &["exec", "100", "--", "/bin/sh", "/var/lib/proximity/recipe/install"],
     );
     assert_eq!(sim.run("pct", &health).status.code(), Some(0));
-    let page = fetch("127.78.1.1:8080").unwrap();
+    let page = fetch(own, 8080).unwrap();
     assert!(
         page.starts_with("HTTP/1.1 200 OK")
             && page.contains("simulated by pve-sim (hollow body): container 100 CT100, port 8080")
@@ -372,19 +379,23 @@ fn a_published_port_answers_and_closes_again() {
         .stdin(Stdio::piped())
         .spawn()
         .unwrap();
-    nft.stdin.take().unwrap().write_all(RULESET.as_bytes()).unwrap();
+    nft.stdin
+        .take()
+        .unwrap()
+        .write_all(RULESET.replace("ADDRESS", &own.to_string()).as_bytes())
+        .unwrap();
     assert!(nft.wait().unwrap().success());
-    assert!(fetch("127.78.8.1:30080").unwrap().contains("container 100"));
+    assert!(fetch(public, 30080).unwrap().contains("container 100"));
     assert!(
         sim.ok("nft", &["-j", "list", "table", "ip", "proximity"])
             .contains("published")
     );
     sim.ok("pct", &["stop", "100"]);
-    assert!(fetch("127.78.8.1:30080").is_none(), "stopped");
+    assert!(fetch(public, 30080).is_none(), "stopped");
     sim.ok("pct", &["start", "100"]);
-    assert!(fetch("127.78.8.1:30080").is_some(), "started again");
+    assert!(fetch(public, 30080).is_some(), "started again");
     sim.ok("nft", &["delete", "table", "ip", "proximity"]);
-    assert!(fetch("127.78.8.1:30080").is_none(), "published no more");
+    assert!(fetch(public, 30080).is_none(), "published no more");
     assert!(!sim.run("nft", &["list", "table", "ip", "proximity"]).status.success());
 }
 
@@ -392,9 +403,52 @@ const RULESET: &str = r#"{"nftables": [
     {"add": {"table": {"family": "ip", "name": "proximity"}}},
     {"flush": {"table": {"family": "ip", "name": "proximity"}}},
     {"add": {"map": {"family": "ip", "table": "proximity", "name": "published", "type": "inet_service",
-        "map": ["ipv4_addr", "inet_service"], "elem": [[30080, {"concat": ["127.78.1.1", 8080]}]]}}},
+        "map": ["ipv4_addr", "inet_service"], "elem": [[30080, {"concat": ["ADDRESS", 8080]}]]}}},
     {"add": {"chain": {"family": "ip", "table": "proximity", "name": "prerouting", "type": "nat", "hook": "prerouting", "prio": -100,
         "policy": "accept"}}},
     {"add": {"rule": {"family": "ip", "table": "proximity", "chain": "prerouting", "expr": [
         {"dnat": {"family": "ip", "addr": {"map": {"key": {"payload": {"protocol": "tcp", "field": "dport"}}, "data": "@published"}}}}]}}}
 ]}"#;
+
+#[test]
+fn the_in_process_door_has_strangers_and_reboots() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = Node::create(
+        &folder.path().join("root"),
+        &NodeSpec::new("pve1", Ipv4Addr::new(127, 9, 9, 1)),
+    )
+    .unwrap();
+    let run = |node: &Node, words: &[&str]| {
+        let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let code = node.run("pct", &words, &mut out, &mut err);
+        (code, String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
+    };
+    node.add_stranger("pve2", "qemu", 100).unwrap();
+    assert_eq!(
+        run(&node, &Sim::create_words("100")).2,
+        "VM 100 already exists on node 'pve2'\n"
+    );
+    for (vmid, onboot) in [("101", "1"), ("102", "0")] {
+        assert_eq!(
+            run(
+                &node,
+                &[&Sim::create_words(vmid)[..], &["--onboot", onboot, "--start", "1"]].concat()
+            )
+            .0,
+            0
+        );
+    }
+    let before = node.layout().info().boot_id.clone();
+    let address = std::fs::read_to_string(node.layout().lxc_dir(101).join("address")).unwrap();
+    assert_eq!(address, "10.9.1.1/24\n");
+    let node = node.reboot(true).unwrap();
+    assert_ne!(node.layout().info().boot_id, before);
+    assert_eq!(run(&node, &["status", "101"]).1, "status: running\n");
+    assert_eq!(run(&node, &["status", "102"]).1, "status: stopped\n");
+    assert_eq!(
+        std::fs::read_to_string(node.layout().lxc_dir(101).join("address")).unwrap(),
+        address,
+        "DHCP remembers"
+    );
+}

@@ -1,8 +1,8 @@
 //! The body of a node: what containers are made of. Everything above it (arguments, configuration files, locks, tasks,
 //! storages, words) is the same for both bodies.
 //!
-//! - `hollow`: no root and no process; see [`hollow`](self::hollow).
-//! - `lxc`: real containers by Debian's `lxc`, as root; see [`lxc`](self::lxc).
+//! - `hollow`: no root and no process; see [`hollow`].
+//! - `lxc`: real containers by Debian's `lxc`, as root; see [`lxc`].
 //!
 //! Order of calls: `unpack` (create, restore) → `start` → `exec`/`push`/`pull` → `shutdown`/`stop` → `destroy`. `is_running`
 //! decides as the real `pct` does. A body never touches `/etc/pve`; it keeps its own files in [`Layout::lxc_dir`].

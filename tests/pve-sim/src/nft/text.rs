@@ -144,8 +144,7 @@ impl Reader {
                     }
                 }
                 commands.push(json!({ verb: { kind: object } }));
-                push_rules(commands, &family, &table, &name, rules);
-                Ok(())
+                push_rules(commands, &family, &table, &name, rules)
             }
             "rule" => {
                 let chain = self.next();
@@ -158,7 +157,7 @@ impl Reader {
                 {
                     object["handle"] = json!(handle);
                 } else {
-                    object["expr"] = expressions(&words);
+                    object["expr"] = expressions(&words)?;
                 }
                 commands.push(json!({ verb: { "rule": object } }));
                 Ok(())
@@ -183,7 +182,7 @@ impl Reader {
                         self.set_block(&mut object).map(|()| Vec::new())?
                     };
                     commands.push(json!({"add": { kind: object }}));
-                    push_rules(commands, family, table, &name, rules);
+                    push_rules(commands, family, table, &name, rules)?;
                 }
                 "comment" => drop(self.take_line()),
                 other => return Err(format!("Error: syntax error, unexpected {other:?}")),
@@ -276,12 +275,19 @@ impl Reader {
     }
 }
 
-fn push_rules(commands: &mut Vec<Value>, family: &str, table: &str, chain: &str, rules: Vec<Vec<String>>) {
+fn push_rules(
+    commands: &mut Vec<Value>,
+    family: &str,
+    table: &str,
+    chain: &str,
+    rules: Vec<Vec<String>>,
+) -> Result<(), String> {
     for words in rules {
         commands.push(
-            json!({"add": {"rule": {"family": family, "table": table, "chain": chain, "expr": expressions(&words)}}}),
+            json!({"add": {"rule": {"family": family, "table": table, "chain": chain, "expr": expressions(&words)?}}}),
         );
     }
+    Ok(())
 }
 
 fn joined(text: &str) -> Value {
@@ -329,7 +335,7 @@ fn priority_number(text: &str) -> i64 {
 }
 
 /// The words of a rule as expressions.
-fn expressions(words: &[String]) -> Value {
+fn expressions(words: &[String]) -> Result<Value, String> {
     let dport = || json!({"payload": {"protocol": "tcp", "field": "dport"}});
     let mut expressions = Vec::new();
     let mut at = 0;
@@ -380,7 +386,11 @@ fn expressions(words: &[String]) -> Value {
                 expressions.push(json!({ rest[0]: null }));
                 at += 1;
             }
-            _ => {
+            [
+                "fib" | "ct" | "ip" | "ip6" | "iifname" | "oifname" | "iif" | "oif" | "meta" | "comment" | "jump"
+                | "log",
+                ..,
+            ] => {
                 // Kept as they are up to the next word that is understood.
                 let end = rest
                     .iter()
@@ -396,7 +406,8 @@ fn expressions(words: &[String]) -> Value {
                 expressions.push(json!({"words": rest[..end].join(" ")}));
                 at += end;
             }
+            _ => return Err(format!("Error: syntax error, unexpected {:?}", rest[0])),
         }
     }
-    Value::Array(expressions)
+    Ok(Value::Array(expressions))
 }

@@ -2,7 +2,7 @@
 //!
 //! - `<root>/proc/net/unix`: a line `@/var/lib/lxc/<id>/command` for each that runs
 //! - `<root>/proc/net/dev` and `<root>/sys/class/net/veth<id>i<n>/`: its interfaces on the node
-//! - `<root>/proc/<pid>/{net/fib_trie,net/dev,net/tcp,cgroup,status,comm}`: its init, with its addresses
+//! - `<root>/proc/<pid>/{net/fib_trie,net/route,net/dev,net/tcp,cgroup,status,comm}`: its init, with its addresses
 //! - `<root>/sys/fs/cgroup/lxc/<id>/{cgroup.procs,ns/cgroup.procs,memory.current,memory.stat,memory.max,cpu.stat,io.stat,…}` (v2)
 
 use std::fmt::Write as _;
@@ -50,6 +50,7 @@ pub(crate) fn start(ct: &Ct<'_>) -> Result<u32, BodyError> {
         let address = address_of(ct)?;
         let process = ct.layout.proc().join(pid.to_string());
         put(&process.join("net/fib_trie"), fib_trie(address))?;
+        put(&process.join("net/route"), routes(ct, address))?;
         put(
             &process.join("net/dev"),
             net_dev([("lo".to_owned(), 0, 0), ("eth0".to_owned(), 2274, 866)]),
@@ -241,6 +242,33 @@ fn fib_trie(address: Option<(Ipv4Addr, u8)>) -> String {
     }
     table.push_str("     +-- 127.0.0.0/8 2 0 2\n        |-- 127.0.0.0\n           /8 host LOCAL\n        |-- 127.0.0.1\n           /32 host LOCAL\n");
     format!("Main:\n{table}Local:\n{table}")
+}
+
+/// `/proc/net/route`: the own network, and the way out by `gw=` or what DHCP gave. Hexadecimal in the machine's byte order.
+fn routes(ct: &Ct<'_>, address: Option<(Ipv4Addr, u8)>) -> String {
+    let hex = |ip: Ipv4Addr| format!("{:08X}", u32::from_ne_bytes(ip.octets()));
+    let mut text = "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT\n".to_owned();
+    let Some((ip, prefix)) = address else { return text };
+    let networks = ct.conf.networks();
+    let net = networks.first().map(|(_, net)| net);
+    let mask = u32::MAX.checked_shl(32 - u32::from(prefix.min(32))).unwrap_or(0);
+    let network = u32::from(ip) & mask;
+    let given = net
+        .and_then(|net| net.get("gw"))
+        .and_then(|gateway| gateway.parse().ok());
+    let by_dhcp = net
+        .is_some_and(|net| net.get("ip") == Some("dhcp"))
+        .then(|| Ipv4Addr::from(network | (!mask & 0xfe)));
+    if let Some(gateway) = given.or(by_dhcp) {
+        let _ = writeln!(
+            text,
+            "eth0\t00000000\t{}\t0003\t0\t0\t0\t00000000\t0\t0\t0",
+            hex(gateway)
+        );
+    }
+    let (network, mask) = (hex(Ipv4Addr::from(network)), hex(Ipv4Addr::from(mask)));
+    let _ = writeln!(text, "eth0\t{network}\t00000000\t0001\t0\t0\t0\t{mask}\t0\t0\t0");
+    text
 }
 
 /// `memory.max` and `cpu.max` from the configuration.

@@ -9,7 +9,18 @@
 //! | `<root>/var/lib/lxc/<id>/exec.log` | every command that was run inside, one JSON list per line |
 //! | `<root>/var/lib/lxc/<id>/deaf` | made by a test: it does not react to a shutdown |
 //!
-//! What the kernel would show of it is in [`kernel`]; what can be run inside in [`shell`].
+//! What the kernel would show of it:
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `<root>/proc/net/unix` | a line `@/var/lib/lxc/<id>/command` for each that runs |
+//! | `<root>/proc/net/dev`, `<root>/sys/class/net/veth<id>i<n>/` | its interfaces on the node |
+//! | `<root>/proc/<pid>/{net/fib_trie,net/route,net/dev,net/tcp,cgroup,status,comm}` | its init, with address and default route |
+//! | `<root>/sys/fs/cgroup/lxc/<id>/ns/init.scope/cgroup.procs` | `<pid>` |
+//! | `<root>/sys/fs/cgroup/lxc/<id>/{memory.current,memory.stat,memory.max,memory.swap.*,cpu.stat,cpu.max,io.stat,*.pressure}` | figures (version 2); `serve` moves them every second |
+//!
+//! Run inside can be: what the recipe runner uses (`mkdir`, `chmod`, `/bin/sh /var/lib/proximity/recipe/install` and
+//! `…/health`, which fails until the former was run) and `true false echo cat ls rm test env hostname touch sh -c`.
 
 pub(crate) mod archive;
 pub(crate) mod kernel;
