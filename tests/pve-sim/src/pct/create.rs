@@ -345,7 +345,7 @@ fn finish(call: &mut Call<'_>, vmid: u32, built: Result<(), (Stop, Vec<String>)>
     }
     undo(call, vmid, &made);
     Err(match stop {
-        Stop::BrokenPipe => Stop::BrokenPipe,
+        stop @ (Stop::BrokenPipe | Stop::Exit(_)) => stop,
         Stop::Interrupted => Stop::die(format!(
             "unable to {verb} CT {vmid} - command '{TAR} -C /var/lib/lxc/{vmid}/rootfs --skip-old-files --anchored --exclude './dev/*'' failed: received interrupt"
         )),
