@@ -25,13 +25,15 @@ use proximity_protocol::{
     metrics::Sample,
     observed::{Inventory, NodeFacts},
 };
-use std::{io, path::PathBuf, sync::Arc, time::Duration};
+use std::{io, net::Ipv4Addr, path::PathBuf, sync::Arc, time::Duration};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 /// How often the list of open jobs in the status file is brought up to date.
 const STATUS_INTERVAL: Duration = Duration::from_secs(2);
+/// How long names of the coordinator may take to resolve before published ports are set.
+const ROUTE_TIMEOUT: Duration = Duration::from_secs(3);
 const REPAIRS_WAITING_MAX: usize = 16;
 
 /// Why the agent cannot run.
@@ -75,7 +77,7 @@ pub async fn run(config: &Config, shutdown: CancellationToken) -> Result<(), Run
     let process = ProcessId(Uuid::new_v4());
     tracing::info!(node_id = %identity.node, version = env!("CARGO_PKG_VERSION"), process = %process, "starts");
 
-    let node = NodeContext::open(config, dial::address_towards(&identity.addresses).await)?;
+    let node = NodeContext::open(config, own_address(config, &identity).await)?;
     let journal = Journal::open(state_dir)?;
     let repairs = Arc::new(Repairs::default());
     // Before the link and without it: apps keep their ports through a reboot, whatever the coordinator does.
@@ -115,6 +117,24 @@ pub async fn run(config: &Config, shutdown: CancellationToken) -> Result<(), Run
     status.link(LinkState::Stopped, None);
     tracing::info!("stopped; tools that run go on");
     ended
+}
+
+/// Our address towards the coordinator. While a booting machine has no route yet, the one from before: published ports must stand without a link.
+async fn own_address(config: &Config, identity: &Identity) -> Option<Ipv4Addr> {
+    let path = config.paths.state.join("address");
+    let found = tokio::time::timeout(ROUTE_TIMEOUT, dial::address_towards(&identity.addresses))
+        .await
+        .ok()
+        .flatten();
+    match found {
+        Some(address) => {
+            if let Err(error) = identity::replace_private(&path, address.to_string().as_bytes()) {
+                tracing::warn!(%error, path = %path.display(), "cannot remember our address");
+            }
+            Some(address)
+        }
+        None => std::fs::read_to_string(&path).ok()?.trim().parse().ok(),
+    }
 }
 
 fn boot_id(config: &Config) -> Result<BootId, RunError> {

@@ -3,9 +3,11 @@
 use crate::{
     assemble::RunError,
     config::ConfigError,
+    host::HostError,
     identity::{IdentityError, JoinError},
 };
 use proximity_protocol::{enroll::RefusalReason, token::TokenError};
+use std::io::ErrorKind;
 
 /// Anything without a code of its own.
 pub const FAILED: u8 = 1;
@@ -62,12 +64,34 @@ pub const NOT_JOINED: u8 = 30;
 
 /// For `--help`.
 pub(super) const TABLE: &str = "\
-Exit codes: 0 done; 1 other failure; 2 usage; 3 configuration file; 4 state folder; 5 identity damaged;
-6 another agent is running; 7 journal; 8 node not readable; 10 token unreadable; 11 coordinator unreachable
-(may be repeated); 12 not the coordinator of the token; 13 coordinator's certificate not valid; 14 token unknown;
-15 expired; 16 spent; 17 revoked; 18 for another node name; 19 for another host; 20 not from this address;
-21 node name taken; 22 request refused; 23 too many tries; 24 fault of the coordinator; 25 joined already;
-26 coordinator's answer not valid; 30 not joined yet";
+Exit codes:
+   0  done
+   1  another failure
+   2  wrong use of the command line
+   3  configuration file
+   4  state folder cannot be read or written
+   5  stored identity damaged
+   6  another agent is running
+   7  journal cannot be used
+   8  node cannot be read: no Proxmox VE node, or not ready
+  10  token cannot be read
+  11  coordinator not reached, or its answer lost: may be repeated
+  12  not the coordinator of the token
+  13  coordinator's certificate not valid
+  14  token unknown
+  15  token expired
+  16  token spent
+  17  token revoked
+  18  token for another node name
+  19  token for another host
+  20  token not for this address
+  21  node name taken
+  22  request refused
+  23  too many tries
+  24  fault of the coordinator
+  25  joined already
+  26  coordinator's answer not valid
+  30  not joined yet";
 
 /// What ends the program: a sentence for stderr and a code.
 #[derive(Debug)]
@@ -105,6 +129,21 @@ fn identity_code(error: &IdentityError) -> u8 {
     }
 }
 
+fn host_code(error: &HostError) -> u8 {
+    match error {
+        HostError::Io { source, .. } if source.kind() == ErrorKind::PermissionDenied => STATE,
+        _ => NODE,
+    }
+}
+
+impl From<HostError> for Failure {
+    fn from(error: HostError) -> Self {
+        let code = host_code(&error);
+        let hint = if code == STATE { " (the agent needs root)" } else { "" };
+        Self::new(code, format!("{error}{hint}"))
+    }
+}
+
 impl From<IdentityError> for Failure {
     fn from(error: IdentityError) -> Self {
         Self::new(identity_code(&error), error.to_string())
@@ -116,7 +155,8 @@ impl From<RunError> for Failure {
         let code = match &error {
             RunError::NotJoined => NOT_JOINED,
             RunError::Identity(error) => identity_code(error),
-            RunError::Host(_) | RunError::BootId { .. } => NODE,
+            RunError::Host(error) => host_code(error),
+            RunError::BootId { .. } => NODE,
             RunError::Journal(_) => JOURNAL,
             RunError::Thread(_) => FAILED,
             RunError::Link(_) => IDENTITY_DAMAGED,

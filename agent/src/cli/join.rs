@@ -37,8 +37,7 @@ pub(super) struct Join {
 impl Join {
     pub(super) async fn execute(self, config: &Config) -> Result<(), Failure> {
         let token: JoinToken = self.read_token()?.parse()?;
-        let node = NodeContext::open(config, dial::address_towards(&token.addresses).await)
-            .map_err(|error| Failure::new(NODE, error.to_string()))?;
+        let node = NodeContext::open(config, dial::address_towards(&token.addresses).await)?;
         let facts = node
             .facts()
             .await

@@ -236,7 +236,9 @@ impl Jobs {
                 if !forgotten.is_empty() {
                     self.inner.journal.write(forgotten).await?;
                 }
-                if !self.table().jobs.keys().any(|key| key.operation == *operation) {
+                // Under the lock, so that no new act of the operation begins while its leftovers are marked.
+                let table = self.table();
+                if !table.jobs.keys().any(|key| key.operation == *operation) {
                     self.inner.steps.forget(*operation);
                 }
                 Ok(())

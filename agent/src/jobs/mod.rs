@@ -42,7 +42,8 @@ pub(crate) trait Steps: Send + Sync + 'static {
         progress: &'a mpsc::UnboundedSender<Progress>,
     ) -> BoxFuture<'a, JobResult>;
 
-    /// The coordinator has committed all that was done for the operation: what was kept for a repetition may go.
+    /// The coordinator has committed all that was done for the operation: what was kept for a repetition may go. Called while no act of it can begin, so
+    /// it must not take long.
     fn forget(&self, operation: OperationId);
 }
 

@@ -3,6 +3,7 @@
 use crate::{
     identity::frames::{self, ReadError, WriteError},
     jobs::{
+        JobResult,
         machine::{Jobs, Submission},
         running::{News, Watch},
     },
@@ -38,7 +39,7 @@ pub(super) async fn serve(jobs: Jobs, version: u16, mut send: SendStream, mut re
             ))),
         };
         match submission {
-            Submission::Answer(result) => frames::write(&mut send, version, &Reply::Finished(result)).await?,
+            Submission::Answer(result) => finish(result, version, &mut send).await?,
             Submission::Watch(watch) => follow(watch, version, &mut send).await?,
         }
         Ok::<(), WriteError>(())
@@ -59,14 +60,27 @@ async fn follow(mut watch: Watch, version: u16, send: &mut SendStream) -> Result
     match watch.accepted().await {
         Ok(true) => frames::write(send, version, &Reply::Accepted).await?,
         Ok(false) => return abandon(version, send).await,
-        Err(result) => return frames::write(send, version, &Reply::Finished(result)).await,
+        Err(result) => return finish(result, version, send).await,
     }
     loop {
         match watch.next().await {
             News::Progress(progress) => frames::write(send, version, &Reply::Progress(progress)).await?,
-            News::Finished(result) => return frames::write(send, version, &Reply::Finished(result)).await,
+            News::Finished(result) => return finish(result, version, send).await,
             News::Abandoned => return abandon(version, send).await,
         }
+    }
+}
+
+async fn finish(result: JobResult, version: u16, send: &mut SendStream) -> Result<(), WriteError> {
+    match frames::write(send, version, &Reply::Finished(result)).await {
+        Err(WriteError::Codec(error)) => {
+            let fault = Fault::new(
+                FaultKind::Internal,
+                format!("the agent's answer cannot be sent: {error}"),
+            );
+            frames::write(send, version, &Reply::Finished(Err(fault))).await
+        }
+        written => written,
     }
 }
 

@@ -23,6 +23,8 @@ const FAREWELL_TIMEOUT: Duration = Duration::from_millis(500);
 /// Priority of the control stream; that of commands is below, that of figures lowest.
 const CONTROL_PRIORITY: i32 = 2;
 const EVENTS_WAITING_MAX: usize = 64;
+/// Open jobs that Hello names, so that it fits its frame.
+const OPEN_JOBS_MAX: usize = 5_000;
 
 /// How a connection ended.
 #[derive(Debug)]
@@ -73,6 +75,9 @@ struct Greeted {
 
 async fn greet(link: &Link, connection: &Connection, facts: NodeFacts) -> Result<Greeted, Ended> {
     let broken = |error: &dyn fmt::Display| lost(connection, error);
+    let mut open_jobs = link.jobs.open_jobs();
+    // What is left out is not lost: the coordinator asks for what it has not committed.
+    open_jobs.truncate(OPEN_JOBS_MAX);
     let hello = Hello {
         versions: VersionRange::OURS,
         agent_version: env!("CARGO_PKG_VERSION").into(),
@@ -81,7 +86,7 @@ async fn greet(link: &Link, connection: &Connection, facts: NodeFacts) -> Result
         process: link.process,
         epoch: link.jobs.epoch(),
         facts,
-        open_jobs: link.jobs.open_jobs(),
+        open_jobs,
     };
     let (mut send, mut recv) = connection
         .open_bi()
