@@ -1,26 +1,64 @@
-//! `restart`: down and up again. What fails leaves the app stopped, unpublished and in `error`, from where it can be started.
+//! `restart`: down and up again. What cannot be brought down goes on serving; what does not come up again is left stopped, unpublished and in `error`, from
+//! where it can be started.
 
 use super::{
     acts, start,
-    step::{Kind, Step},
+    step::{Act, Change, Kind, Step, Undo, View},
+    stop,
 };
+use crate::domain::app_state::Status;
+use proximity_protocol::fault::Fault;
 
 /// Restarts an app.
 pub static RESTART: Kind = Kind {
     name: "restart",
     forward_only: false,
     done: start::running,
-    undone: start::failed,
+    undone: |view, why| {
+        if serves_again(view) {
+            vec![Change::Status(Status::Running), Change::Reason(None)]
+        } else {
+            start::failed(view, why)
+        }
+    },
     advice: start::START.advice,
     steps: &[
         Step {
             settle: acts::unpublished,
+            undo: Some(Undo {
+                act: |view| back(view, stop::publish_again),
+                changes: stop::published_again,
+                gone: &[],
+            }),
             ..Step::plain("unpublish", "Close the port", acts::unpublish)
         },
-        Step::plain("stop", "Stop the container", acts::stop),
+        Step {
+            undo: Some(Undo {
+                act: |view| back(view, stop::start_again),
+                changes: |_| Vec::new(),
+                gone: &[],
+            }),
+            ..Step::plain("stop", "Stop the container", acts::stop)
+        },
         start::RUN_START,
         start::RUN_NETWORK,
         start::RUN_HEALTHY,
         start::RUN_PUBLISH,
     ],
 };
+
+/// Whether it failed on the way down (or was cancelled), so that it can go on as before. What failed on the way up would only fail again.
+fn serves_again(view: &View<'_>) -> bool {
+    match &view.operation.error {
+        None => true,
+        Some(error) => matches!(error["step"].as_str(), Some("unpublish" | "stop")),
+    }
+}
+
+fn back(view: &View<'_>, act: fn(&View<'_>) -> Result<Act, Fault>) -> Result<Act, Fault> {
+    if serves_again(view) {
+        act(view)
+    } else {
+        Act::nothing("It stays down")
+    }
+}

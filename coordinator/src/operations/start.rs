@@ -20,12 +20,10 @@ pub static START: Kind = Kind {
             view.app.id
         )
     },
-    steps: RUN,
+    steps: &[RUN_START, RUN_NETWORK, RUN_HEALTHY, RUN_PUBLISH],
 };
 
-/// From stopped to published; also the second half of a restart.
-pub(super) const RUN: &[Step] = &[RUN_START, RUN_NETWORK, RUN_HEALTHY, RUN_PUBLISH];
-
+// From stopped to published: also the second half of a restart.
 pub(super) const RUN_START: Step = Step {
     undo: Some(Undo {
         act: acts::stop_at_once,

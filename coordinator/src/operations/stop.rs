@@ -34,10 +34,7 @@ pub static STOP: Kind = Kind {
             settle: acts::unpublished,
             undo: Some(Undo {
                 act: publish_again,
-                changes: |outcome| match outcome {
-                    Outcome::Published { address } => vec![Change::Published(Some(*address))],
-                    _ => Vec::new(),
-                },
+                changes: published_again,
                 gone: &[],
             }),
             ..Step::plain("unpublish", "Close the port", acts::unpublish)
@@ -58,7 +55,7 @@ fn was_running(view: &View<'_>) -> bool {
         .is_ok_and(|p| p.previous == Status::Running)
 }
 
-fn start_again(view: &View<'_>) -> Result<Act, Fault> {
+pub(super) fn start_again(view: &View<'_>) -> Result<Act, Fault> {
     if was_running(view) {
         acts::start(view)
     } else {
@@ -66,10 +63,17 @@ fn start_again(view: &View<'_>) -> Result<Act, Fault> {
     }
 }
 
-fn publish_again(view: &View<'_>) -> Result<Act, Fault> {
+pub(super) fn publish_again(view: &View<'_>) -> Result<Act, Fault> {
     if was_running(view) {
         acts::publish(view)
     } else {
         Act::nothing("It was not published before")
+    }
+}
+
+pub(super) fn published_again(outcome: &Outcome) -> Vec<Change> {
+    match outcome {
+        Outcome::Published { address } => vec![Change::Published(Some(*address))],
+        _ => Vec::new(),
     }
 }

@@ -1,1 +1,10 @@
-//! placeholder
+//! The engine against an in-memory node that can fail, wait, lose answers and go away at every command, and against being dropped at every await point.
+#![allow(clippy::unwrap_used)]
+
+mod clock;
+mod every_step;
+mod killed;
+pub(crate) mod node;
+mod queues;
+mod reservations;
+pub(crate) mod world;

@@ -1,0 +1,344 @@
+//! A node in memory: idempotent verbs, a journal by step key, and one place at which something goes wrong.
+
+use crate::nodes::{BoxFuture, CommandError, NodeChange, NodeCommands, NodeQueries};
+use proximity_protocol::{
+    command::{Command, Outcome, Progress, Target, Verb},
+    fault::{Fault, FaultKind},
+    ids::{NodeId, OperationId, Owner, StepKey, VolumeId},
+    spec::{AddressSpec, Recipe},
+};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::Ipv4Addr,
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
+use tokio::sync::{broadcast, mpsc};
+
+/// What goes wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wrong {
+    /// A fault before anything was done, so many times.
+    Fault(FaultKind, u32),
+    /// It was done, and the fault is reported nevertheless, so many times.
+    Half(FaultKind, u32),
+    /// The answer is lost after the act, once.
+    LoseAfter,
+    /// The command is lost before the act, once.
+    LoseBefore,
+    /// The node goes away before the command and comes back later, once.
+    GoAway,
+}
+
+/// Where.
+#[derive(Debug, Clone)]
+pub(crate) struct Trap {
+    pub(crate) step: &'static str,
+    pub(crate) undo: bool,
+    pub(crate) wrong: Wrong,
+    pub(crate) sprung: u32,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Container {
+    pub(crate) owner: Owner,
+    pub(crate) running: bool,
+    pub(crate) address: Option<Ipv4Addr>,
+    pub(crate) recipe: Option<Recipe>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Model {
+    pub(crate) online: bool,
+    pub(crate) containers: BTreeMap<u32, Container>,
+    pub(crate) published: BTreeMap<u16, Target>,
+    pub(crate) stranger_vmids: BTreeSet<u32>,
+    pub(crate) stranger_ports: BTreeSet<u16>,
+    pub(crate) stranger_addresses: BTreeSet<Ipv4Addr>,
+    /// How often a container was really made.
+    pub(crate) made: u32,
+    /// How many commands are being carried out now, and the most that ever were.
+    pub(crate) busy: usize,
+    pub(crate) busiest: usize,
+    journal: HashMap<(OperationId, StepKey), Result<Outcome, Fault>>,
+}
+
+pub(crate) struct FakeNodes {
+    pub(crate) models: Mutex<HashMap<NodeId, Model>>,
+    pub(crate) traps: Mutex<Vec<Trap>>,
+    /// Every command that arrived, in order.
+    pub(crate) seen: Mutex<Vec<Command>>,
+    changes: broadcast::Sender<NodeChange>,
+}
+
+impl FakeNodes {
+    pub(crate) fn new(nodes: &[NodeId]) -> Arc<Self> {
+        let models = nodes
+            .iter()
+            .map(|n| {
+                let model = Model {
+                    online: true,
+                    ..Model::default()
+                };
+                (*n, model)
+            })
+            .collect();
+        Arc::new(Self {
+            models: Mutex::new(models),
+            traps: Mutex::default(),
+            seen: Mutex::default(),
+            changes: broadcast::channel(64).0,
+        })
+    }
+
+    pub(crate) fn model<T>(&self, node: NodeId, read: impl FnOnce(&mut Model) -> T) -> T {
+        read(self.models.lock().unwrap().get_mut(&node).unwrap())
+    }
+
+    pub(crate) fn set_online(&self, node: NodeId, online: bool) {
+        self.model(node, |m| m.online = online);
+        let change = if online {
+            NodeChange::Online(node)
+        } else {
+            NodeChange::Offline(node)
+        };
+        let _ = self.changes.send(change);
+    }
+
+    pub(crate) fn trap(&self, step: &'static str, undo: bool, wrong: Wrong) {
+        self.traps.lock().unwrap().push(Trap {
+            step,
+            undo,
+            wrong,
+            sprung: 0,
+        });
+    }
+
+    fn spring(&self, key: &StepKey) -> Option<Wrong> {
+        let mut traps = self.traps.lock().unwrap();
+        let trap = traps.iter_mut().find(|t| {
+            let limit = match t.wrong {
+                Wrong::Fault(_, n) | Wrong::Half(_, n) => n,
+                _ => 1,
+            };
+            t.step == key.name.as_str() && t.undo == key.undo && t.sprung < limit
+        })?;
+        trap.sprung += 1;
+        Some(trap.wrong)
+    }
+
+    async fn run(self: Arc<Self>, node: NodeId, command: Command) -> Result<Outcome, CommandError> {
+        tokio::task::yield_now().await;
+        if !self.model(node, |m| m.online) {
+            return Err(CommandError::Offline);
+        }
+        self.seen.lock().unwrap().push(command.clone());
+        let key = (command.operation, command.step.clone());
+        if let Some(recorded) = self.model(node, |m| m.journal.get(&key).cloned()) {
+            return recorded.map_err(CommandError::Fault);
+        }
+        let wrong = self.spring(&command.step);
+        match wrong {
+            Some(Wrong::LoseBefore) => return Err(CommandError::Lost),
+            Some(Wrong::GoAway) => {
+                self.set_online(node, false);
+                let nodes = self.clone();
+                tokio::spawn(async move {
+                    for _ in 0..50 {
+                        tokio::task::yield_now().await;
+                    }
+                    nodes.set_online(node, true);
+                });
+                return Err(CommandError::Lost);
+            }
+            _ => {}
+        }
+        self.model(node, |m| {
+            m.busy += 1;
+            m.busiest = m.busiest.max(m.busy);
+        });
+        tokio::task::yield_now().await;
+        let result = self.model(node, |m| {
+            m.busy -= 1;
+            let fault =
+                |kind| Err(Fault::new(kind, format!("the trap says {kind:?}")).with_detail("a line of the tool"));
+            let result = match wrong {
+                Some(Wrong::Fault(kind, _)) => fault(kind),
+                Some(Wrong::Half(kind, _)) => act(m, &command).and_then(|_| fault(kind)),
+                _ => act(m, &command),
+            };
+            m.journal.insert(key, result.clone());
+            result
+        });
+        if wrong == Some(Wrong::LoseAfter) {
+            return Err(CommandError::Lost);
+        }
+        result.map_err(CommandError::Fault)
+    }
+}
+
+fn no(kind: FaultKind) -> Result<Outcome, Fault> {
+    Err(Fault::new(kind, format!("{kind:?}")))
+}
+
+fn ours<'m>(model: &'m mut Model, target: &Target) -> Result<Option<&'m mut Container>, Fault> {
+    if model.stranger_vmids.contains(&target.vmid.get()) {
+        return Err(Fault::new(FaultKind::NotOurs, "not ours"));
+    }
+    match model.containers.get_mut(&target.vmid.get()) {
+        Some(container) if container.owner != target.owner => Err(Fault::new(FaultKind::NotOurs, "not ours")),
+        other => Ok(other),
+    }
+}
+
+fn act(model: &mut Model, command: &Command) -> Result<Outcome, Fault> {
+    let there = |model: &mut Model, target: &Target, running: bool| -> Result<Container, Fault> {
+        match ours(model, target)? {
+            None => Err(Fault::new(FaultKind::ContainerMissing, "missing")),
+            Some(c) if running && !c.running => Err(Fault::new(FaultKind::ContainerStopped, "stopped")),
+            Some(c) => Ok(c.clone()),
+        }
+    };
+    match &command.verb {
+        Verb::Inventory => no(FaultKind::UnknownVerb),
+        Verb::Confirm(confirm) => {
+            if model.stranger_vmids.contains(&confirm.vmid.get()) {
+                return no(FaultKind::VmidTaken);
+            }
+            if model.stranger_ports.contains(&confirm.public_port) {
+                return no(FaultKind::PortTaken);
+            }
+            match confirm.address {
+                Some(address) if model.stranger_addresses.contains(&address) => no(FaultKind::AddressTaken),
+                _ => Ok(Outcome::Confirmed),
+            }
+        }
+        Verb::EnsureTemplate { prefix, .. } => Ok(Outcome::Template {
+            volume: VolumeId::new(format!("local:vztmpl/{prefix}_12.7-1_amd64.tar.zst")).unwrap(),
+        }),
+        Verb::EnsureCreated(spec) => {
+            spec.check().unwrap();
+            if model.stranger_vmids.contains(&spec.vmid.get()) {
+                return no(FaultKind::VmidTaken);
+            }
+            if !model.containers.contains_key(&spec.vmid.get()) {
+                model.made += 1;
+                let address = match spec.network.address {
+                    AddressSpec::Static { address, .. } => address,
+                    AddressSpec::Dhcp => Ipv4Addr::from(0x0a00_0000 + spec.vmid.get()),
+                };
+                let container = Container {
+                    owner: spec.owner.clone(),
+                    running: false,
+                    address: Some(address),
+                    recipe: None,
+                };
+                model.containers.insert(spec.vmid.get(), container);
+            }
+            match model.containers[&spec.vmid.get()].owner == spec.owner {
+                true => Ok(Outcome::Created { mac: None }),
+                false => no(FaultKind::VmidTaken),
+            }
+        }
+        Verb::EnsureStarted(target) => {
+            there(model, target, false)?;
+            ours(model, target)?.unwrap().running = true;
+            Ok(Outcome::Done)
+        }
+        Verb::EnsureStopped { target, .. } => {
+            there(model, target, false)?;
+            ours(model, target)?.unwrap().running = false;
+            Ok(Outcome::Done)
+        }
+        Verb::AwaitNetwork { target, expect, .. } => {
+            let address = there(model, target, true)?.address.unwrap();
+            assert!(expect.is_none_or(|e| e == address));
+            Ok(Outcome::Network { address })
+        }
+        Verb::InstallRecipe { target, recipe } => {
+            recipe.check().unwrap();
+            there(model, target, true)?;
+            ours(model, target)?.unwrap().recipe = Some(recipe.clone());
+            Ok(Outcome::Done)
+        }
+        Verb::AwaitHealthy { target, .. } => {
+            there(model, target, true)?;
+            Ok(Outcome::Done)
+        }
+        Verb::EnsurePublished {
+            target, public_port, ..
+        } => {
+            there(model, target, true)?;
+            if model.stranger_ports.contains(public_port) {
+                return no(FaultKind::PortTaken);
+            }
+            let held = model.published.insert(*public_port, target.clone());
+            assert!(held.is_none_or(|h| h == *target), "two owners of port {public_port}");
+            Ok(Outcome::Published {
+                address: Ipv4Addr::new(192, 0, 2, 1),
+            })
+        }
+        Verb::EnsureUnpublished { target, public_port } => {
+            if model.published.get(public_port) == Some(target) {
+                model.published.remove(public_port);
+            }
+            Ok(Outcome::Done)
+        }
+        Verb::EnsureDestroyed(target) => {
+            if ours(model, target)?.is_some() {
+                model.containers.remove(&target.vmid.get());
+            }
+            Ok(Outcome::Done)
+        }
+    }
+}
+
+/// The port behind which the nodes are.
+pub(crate) struct Port(pub(crate) Arc<FakeNodes>);
+
+impl NodeCommands for Port {
+    fn execute(
+        &self,
+        node: NodeId,
+        command: Command,
+        progress: mpsc::UnboundedSender<Progress>,
+    ) -> BoxFuture<'_, Result<Outcome, CommandError>> {
+        let nodes = self.0.clone();
+        Box::pin(async move {
+            let _ = progress.send(Progress {
+                message: format!("working on {}", command.step),
+                percent: Some(50),
+            });
+            nodes.run(node, command).await
+        })
+    }
+    fn committed(&self, node: NodeId, operation: OperationId, step: Option<StepKey>) {
+        self.0.model(node, |m| match step {
+            Some(step) => drop(m.journal.remove(&(operation, step))),
+            None => m.journal.retain(|(o, _), _| *o != operation),
+        });
+    }
+    fn is_online(&self, node: NodeId) -> bool {
+        self.0.model(node, |m| m.online)
+    }
+    fn changes(&self) -> broadcast::Receiver<NodeChange> {
+        self.0.changes.subscribe()
+    }
+}
+
+impl NodeQueries for Port {
+    fn is_online(&self, node: NodeId) -> bool {
+        self.0.model(node, |m| m.online)
+    }
+    fn online(&self) -> Vec<NodeId> {
+        let models: MutexGuard<'_, _> = self.0.models.lock().unwrap();
+        models.iter().filter(|(_, m)| m.online).map(|(n, _)| *n).collect()
+    }
+    fn round_trip(&self, _: NodeId) -> Option<Duration> {
+        None
+    }
+    fn refresh(&self, _: NodeId) -> BoxFuture<'_, Result<(), CommandError>> {
+        Box::pin(async { Ok(()) })
+    }
+    fn disconnect(&self, _: NodeId, _: u32, _: &str) {}
+}
