@@ -13,6 +13,7 @@
 //! | [`store`] | the only SQL | |
 //! | [`nodes`] | ports to the nodes; `nodes::quic` is the only room with quinn | `store`, `live`, `pki` |
 
+pub mod api;
 pub mod auth;
 pub mod clock;
 pub mod domain;

@@ -131,6 +131,12 @@ impl Sessions {
         }))
     }
 
+    /// Whether a session is good and its user active.
+    pub async fn is_alive(&self, sid: &str) -> Result<bool, AuthError> {
+        let found = store::sessions::with_user(&mut *self.store.read().await?, sid).await?;
+        Ok(found.is_some_and(|(session, user)| alive(&session, &user, self.now())))
+    }
+
     /// Spends a refresh token.
     pub async fn refresh(&self, token: &str) -> Result<Refreshed, AuthError> {
         let now = self.now();

@@ -18,6 +18,8 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use std::{net::IpAddr, sync::Arc};
 
+pub use crate::domain::network::IpNet;
+
 impl From<AuthError> for ServiceError {
     fn from(error: AuthError) -> Self {
         match error {
@@ -350,6 +352,11 @@ impl AuthService {
             sid: found.sid,
             expires_at: found.expires_at,
         }))
+    }
+
+    /// Whether a session, which was good when a stream began, still is.
+    pub async fn still_good(&self, session: &Session) -> Result<bool, ServiceError> {
+        Ok(self.sessions.is_alive(&session.sid).await?)
     }
 
     /// Milliseconds until a moment, for streams that end with their token.

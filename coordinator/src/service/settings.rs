@@ -8,6 +8,7 @@ use crate::{
 };
 use serde_json::{Map, Value};
 
+pub use crate::domain::settings::Group as SettingsGroup;
 pub use crate::domain::settings::{FeatureSettings, NetworkSettings, ResourceSettings};
 
 /// The use cases of settings.

@@ -113,6 +113,11 @@ impl SystemService {
         }
     }
 
+    /// The id of the latest stored event; a stream without a place begins after it.
+    pub async fn latest_event(&self) -> Result<i64, ServiceError> {
+        Ok(store::events::latest(&mut *self.store.read().await?).await?)
+    }
+
     /// What it is made of.
     pub async fn info(&self) -> Result<SystemInfo, ServiceError> {
         Ok(SystemInfo {

@@ -6,6 +6,7 @@
 pub mod app_secrets;
 pub mod apps;
 pub mod deployment_logs;
+pub mod events;
 pub mod fleet;
 pub mod operations;
 pub mod reservations;
