@@ -22,6 +22,7 @@ pub mod live;
 pub mod nodes;
 pub mod operations;
 pub mod pki;
+pub mod reconcile;
 pub mod secrets;
 pub mod service;
 pub mod store;

@@ -14,6 +14,7 @@ pub mod delete;
 pub mod deploy;
 pub mod engine;
 pub mod params;
+pub mod publish;
 pub mod record;
 pub mod recovery;
 pub mod reserve;
@@ -28,7 +29,7 @@ pub mod surroundings;
 mod acts;
 mod drive;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use engine::{Engine, EngineDeps};
 pub use retry::EngineSettings;
@@ -40,6 +41,7 @@ pub static KINDS: &[&step::Kind] = &[
     &stop::STOP,
     &restart::RESTART,
     &delete::DELETE,
+    &publish::PUBLISH,
 ];
 
 /// The kind of that name.

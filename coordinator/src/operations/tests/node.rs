@@ -4,7 +4,8 @@ use crate::nodes::{BoxFuture, CommandError, NodeChange, NodeCommands, NodeQuerie
 use proximity_protocol::{
     command::{Command, Outcome, Progress, Target, Verb},
     fault::{Fault, FaultKind},
-    ids::{NodeId, OperationId, Owner, StepKey, VolumeId},
+    ids::{NodeId, OperationId, Owner, StepKey, Vmid, VolumeId},
+    observed::{ContainerObserved, Inventory, PublishedObserved, RunState},
     spec::{AddressSpec, Recipe},
 };
 use std::{
@@ -191,6 +192,42 @@ fn ours<'m>(model: &'m mut Model, target: &Target) -> Result<Option<&'m mut Cont
     }
 }
 
+fn inventory(model: &Model) -> Inventory {
+    let observed = |(vmid, container): (&u32, &Container)| ContainerObserved {
+        vmid: Vmid::new(*vmid).unwrap(),
+        hostname: None,
+        state: if container.running {
+            RunState::Running
+        } else {
+            RunState::Stopped
+        },
+        lock: None,
+        owner: Some(container.owner.clone()),
+        addresses: container.address.into_iter().filter(|_| container.running).collect(),
+        memory_mb: None,
+        cpu_cores: None,
+    };
+    let published = |(port, target): (&u16, &Target)| PublishedObserved {
+        public_port: *port,
+        owner: target.owner.clone(),
+        vmid: target.vmid,
+        address: model.containers[&target.vmid.get()].address.unwrap(),
+        port: 80,
+    };
+    Inventory {
+        quorate: true,
+        unreadable: vec![],
+        containers: model.containers.iter().map(observed).collect(),
+        elsewhere: vec![],
+        published: model
+            .published
+            .iter()
+            .filter(|(_, t)| model.containers.contains_key(&t.vmid.get()))
+            .map(published)
+            .collect(),
+    }
+}
+
 fn act(model: &mut Model, command: &Command) -> Result<Outcome, Fault> {
     let there = |model: &mut Model, target: &Target, running: bool| -> Result<Container, Fault> {
         match ours(model, target)? {
@@ -200,7 +237,7 @@ fn act(model: &mut Model, command: &Command) -> Result<Outcome, Fault> {
         }
     };
     match &command.verb {
-        Verb::Inventory => no(FaultKind::UnknownVerb),
+        Verb::Inventory => Ok(Outcome::Inventory(Box::new(inventory(model)))),
         Verb::Confirm(confirm) => {
             if model.stranger_vmids.contains(&confirm.vmid.get()) {
                 return no(FaultKind::VmidTaken);

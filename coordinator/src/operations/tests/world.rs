@@ -346,7 +346,7 @@ impl World {
         let serves = container.as_ref().is_some_and(|c| c.running) && published == 1;
         let status = app.as_ref().map(|a| a.status);
         match (kind_name, operation.state) {
-            ("deploy" | "start" | "restart", OperationState::Done) => {
+            ("deploy" | "start" | "restart" | "publish", OperationState::Done) => {
                 assert_eq!(status, Some(Status::Running), "{context}");
                 assert!(serves, "{context}: running but does not serve");
                 assert!(app.unwrap().published.is_some(), "{context}");
@@ -361,6 +361,8 @@ impl World {
                 assert_eq!(left, 0, "{context}: something is left on the node");
                 assert_eq!(self.reservation_count().await, 0, "{context}");
             }
+            // It is published or not, whatever the failed command did; a person has to look.
+            ("publish", OperationState::Undone) => assert_eq!(status, Some(Status::Error), "{context}"),
             ("start", OperationState::Undone) => {
                 assert_eq!(status, Some(Status::Error), "{context}");
                 assert!(!container.unwrap().running && published == 0, "{context}");

@@ -1,0 +1,24 @@
+//! `publish`: the port of a running app leads to its container again. Queued by reconciliation when the node's table lost the entry or the container's
+//! address may have changed.
+
+use super::{
+    acts, start,
+    step::{Kind, Step},
+};
+
+/// Publishes a running app again.
+pub static PUBLISH: Kind = Kind {
+    name: "publish",
+    forward_only: false,
+    // It runs all the while; `publish` has noted where the port answers.
+    done: |_| Vec::new(),
+    undone: start::failed,
+    advice: start::START.advice,
+    steps: &[
+        start::RUN_NETWORK,
+        Step {
+            settle: acts::published,
+            ..Step::plain("publish", "Publish the port", acts::publish)
+        },
+    ],
+};

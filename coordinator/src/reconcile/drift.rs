@@ -1,0 +1,160 @@
+//! What an inventory says about an app, compared with its row.
+
+use crate::{domain::app_state::Status, store::apps::AppRow};
+use proximity_protocol::observed::{Inventory, RunState};
+
+/// What differs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Finding {
+    /// A complete inventory of a quorate node has no such container, here or elsewhere.
+    Missing,
+    /// Something else has its VMID.
+    NotOurs,
+    /// It runs, and should be stopped (or it was not known).
+    Runs,
+    /// It is stopped, and should run (or it was not known).
+    Stands,
+    /// It runs, but its port does not lead there.
+    Unpublished,
+    /// It lives on the node of that name.
+    Moved(String),
+}
+
+/// Compares; `None` if nothing differs, or nothing can be concluded. Apps on the way from one state to another are left alone.
+pub fn find(app: &AppRow, inventory: &Inventory) -> Option<Finding> {
+    if app.status.in_transit() || !app.vmid_confirmed {
+        return None;
+    }
+    let vmid = app.vmid?;
+    let Some(container) = inventory.containers.iter().find(|c| c.vmid.get() == vmid) else {
+        if let Some((_, node)) = inventory.elsewhere.iter().find(|(v, _)| v.get() == vmid) {
+            return Some(Finding::Moved(node.clone()));
+        }
+        // An app that is in `error` says so already.
+        let gone = inventory.is_evidence_of_absence() && app.status != Status::Error;
+        return gone.then_some(Finding::Missing);
+    };
+    match &container.owner {
+        Some(owner) if *owner == app.owner() => {}
+        // A record that could not be read is no proof of another owner.
+        _ if !inventory.is_evidence_of_absence() || app.status == Status::Error => return None,
+        _ => return Some(Finding::NotOurs),
+    }
+    match (app.status, container.state) {
+        (Status::Stopped | Status::Unknown, RunState::Running) => Some(Finding::Runs),
+        (Status::Running | Status::Unknown, RunState::Stopped) => Some(Finding::Stands),
+        (Status::Running, RunState::Running) => {
+            let published = inventory
+                .published
+                .iter()
+                .any(|p| Some(p.public_port) == app.public_port && p.owner == app.owner() && p.vmid.get() == vmid);
+            let moved_address = app
+                .ip_address
+                .is_some_and(|a| !container.addresses.is_empty() && !container.addresses.contains(&a));
+            let readable = inventory.unreadable.is_empty();
+            (readable && (!published || moved_address)).then_some(Finding::Unpublished)
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::operations::tests::world::app_row;
+    use proximity_protocol::{
+        ids::{NodeId, Vmid},
+        observed::{ContainerObserved, PublishedObserved},
+    };
+    use std::net::Ipv4Addr;
+
+    fn app(status: Status) -> AppRow {
+        app_row("nginx-00000001", NodeId(uuid::Uuid::from_u128(1)), status)
+    }
+
+    fn inventory(app: &AppRow, state: RunState) -> Inventory {
+        let vmid = Vmid::new(100).unwrap();
+        Inventory {
+            quorate: true,
+            unreadable: vec![],
+            containers: vec![ContainerObserved {
+                vmid,
+                hostname: None,
+                state,
+                lock: None,
+                owner: Some(app.owner()),
+                addresses: vec![Ipv4Addr::new(10, 1, 0, 10)],
+                memory_mb: None,
+                cpu_cores: None,
+            }],
+            elsewhere: vec![],
+            published: vec![PublishedObserved {
+                public_port: 8000,
+                owner: app.owner(),
+                vmid,
+                address: Ipv4Addr::new(10, 1, 0, 10),
+                port: 80,
+            }],
+        }
+    }
+
+    #[test]
+    fn what_agrees_is_left_alone() {
+        let running = app(Status::Running);
+        assert_eq!(find(&running, &inventory(&running, RunState::Running)), None);
+        let stopped = app(Status::Stopped);
+        assert_eq!(find(&stopped, &inventory(&stopped, RunState::Stopped)), None);
+        for status in Status::ALL.iter().copied().filter(|s| s.in_transit()) {
+            let app = app(status);
+            let mut nothing = inventory(&app, RunState::Running);
+            nothing.containers.clear();
+            assert_eq!(find(&app, &nothing), None, "{status}");
+        }
+    }
+
+    #[test]
+    fn only_a_complete_inventory_of_a_quorate_node_proves_absence() {
+        let app = app(Status::Running);
+        let mut absent = inventory(&app, RunState::Running);
+        absent.containers.clear();
+        assert_eq!(find(&app, &absent), Some(Finding::Missing));
+        let not_quorate = Inventory {
+            quorate: false,
+            ..absent.clone()
+        };
+        assert_eq!(find(&app, &not_quorate), None);
+        let incomplete = Inventory {
+            unreadable: vec!["/etc/pve/lxc".into()],
+            ..absent.clone()
+        };
+        assert_eq!(find(&app, &incomplete), None);
+        let moved = Inventory {
+            elsewhere: vec![(Vmid::new(100).unwrap(), "pve2".into())],
+            ..absent
+        };
+        assert_eq!(find(&app, &moved), Some(Finding::Moved("pve2".into())));
+    }
+
+    #[test]
+    fn drift_is_found() {
+        let (running, stopped) = (app(Status::Running), app(Status::Stopped));
+        assert_eq!(
+            find(&running, &inventory(&running, RunState::Stopped)),
+            Some(Finding::Stands)
+        );
+        assert_eq!(
+            find(&stopped, &inventory(&stopped, RunState::Running)),
+            Some(Finding::Runs)
+        );
+        assert_eq!(find(&running, &inventory(&running, RunState::Unknown)), None);
+        let mut lost = inventory(&running, RunState::Running);
+        lost.published.clear();
+        assert_eq!(find(&running, &lost), Some(Finding::Unpublished));
+        let mut other = inventory(&running, RunState::Running);
+        other.containers[0].owner = None;
+        assert_eq!(find(&running, &other), Some(Finding::NotOurs));
+        other.unreadable.push("/etc/pve/priv/proximity".into());
+        assert_eq!(find(&running, &other), None);
+    }
+}

@@ -1,0 +1,272 @@
+//! Brings the registry and what is on the nodes together again.
+//!
+//! It listens for inventories (an agent sends one when it has connected, and when something changed) and runs by itself every hour. What an inventory seems to
+//! say is never believed at once: it may be older than an operation that has just ended. So the apps' rows are read first, then the node is asked anew, and a
+//! finding is written only if the row has not changed since and no operation of the app is under way ([`drift`] decides, purely).
+//!
+//! Unreachable is not gone: a node that does not answer changes nothing here.
+
+pub mod drift;
+#[cfg(test)]
+mod tests;
+
+use crate::{
+    clock::SharedClock,
+    domain::app_state::Status,
+    events::Bus,
+    nodes::{CommandError, SharedCommands, inventories::Inventories},
+    operations::{
+        Engine,
+        params::{ActionParams, DEFAULT_HEALTH_TIMEOUT_S},
+        publish::PUBLISH,
+        record::app_event,
+        submit::{self, Requester},
+    },
+    store::{
+        self, Store, StoreError,
+        apps::{self, AppRow},
+        deployment_logs::{self, LogLevel},
+        fleet::{self, FleetNode},
+        operations,
+    },
+};
+use drift::Finding;
+use proximity_protocol::{
+    command::{Command, Outcome, Verb},
+    ids::{Epoch, NodeId, OperationId, StepKey, StepName},
+    observed::Inventory,
+};
+use std::time::Duration;
+use tokio::sync::{broadcast::error::RecvError, mpsc};
+use tokio_util::sync::CancellationToken;
+
+/// How often every connected node is looked at without an occasion.
+const EVERY: Duration = Duration::from_secs(3600);
+
+/// What reconciliation works with.
+#[derive(Clone)]
+pub struct Reconciler {
+    /// The registry.
+    pub store: Store,
+    /// The nodes.
+    pub commands: SharedCommands,
+    /// What they sent.
+    pub inventories: Inventories,
+    /// Carries out what is queued.
+    pub engine: Engine,
+    /// Time.
+    pub clock: SharedClock,
+    /// Whom to tell.
+    pub bus: Bus,
+    /// This run.
+    pub epoch: Epoch,
+}
+
+/// Why a node was not reconciled.
+#[derive(Debug, thiserror::Error)]
+pub enum ReconcileError {
+    /// The registry.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The node gave no inventory.
+    #[error("no inventory: {0}")]
+    Node(#[from] CommandError),
+    /// The agent answered something else.
+    #[error("the agent's answer is not an inventory; update the agent")]
+    NotAnInventory,
+}
+
+impl Reconciler {
+    /// Reconciles until `shutdown`.
+    pub async fn run(&self, shutdown: CancellationToken) {
+        let mut arrivals = self.inventories.arrivals();
+        let mut hour = self.clock.wait(EVERY);
+        loop {
+            let nodes = tokio::select! {
+                () = shutdown.cancelled() => return,
+                arrival = arrivals.recv() => match arrival {
+                    Ok(node) => vec![node],
+                    // Too many at once to know which: all of them.
+                    Err(RecvError::Lagged(_)) => self.all().await,
+                    Err(RecvError::Closed) => return,
+                },
+                () = &mut hour => {
+                    hour = self.clock.wait(EVERY);
+                    self.all().await
+                }
+            };
+            for node in nodes {
+                tokio::select! {
+                    () = shutdown.cancelled() => return,
+                    outcome = self.node(node) => match outcome {
+                        Ok(0) => {}
+                        Ok(found) => tracing::info!(node_id = %node, found, "reconciled"),
+                        // It is looked at again when it sends its next inventory.
+                        Err(ReconcileError::Node(error)) => tracing::info!(node_id = %node, %error, "not reconciled"),
+                        Err(error) => tracing::error!(node_id = %node, %error, "not reconciled"),
+                    },
+                }
+            }
+        }
+    }
+
+    async fn all(&self) -> Vec<NodeId> {
+        let nodes = match self.store.read().await {
+            Ok(mut conn) => fleet::nodes(&mut conn).await,
+            Err(error) => Err(error),
+        };
+        match nodes {
+            Ok(nodes) => nodes
+                .into_iter()
+                .map(|n| n.id)
+                .filter(|n| self.commands.is_online(*n))
+                .collect(),
+            Err(error) => {
+                tracing::error!(%error, "the registry cannot be read; nothing is reconciled");
+                Vec::new()
+            }
+        }
+    }
+
+    /// Looks at one node and writes what it finds; how much that was.
+    pub async fn node(&self, node: NodeId) -> Result<usize, ReconcileError> {
+        let (apps, nodes) = {
+            let mut conn = self.store.read().await?;
+            (apps::on_node(&mut conn, node).await?, fleet::nodes(&mut conn).await?)
+        };
+        let Some(this) = nodes.iter().find(|n| n.id == node) else {
+            return Ok(0);
+        };
+        if let Some((_, sent)) = self.inventories.get(node)
+            && apps.iter().all(|app| drift::find(app, &sent).is_none())
+        {
+            return Ok(0);
+        }
+        let inventory = self.ask(node).await?;
+        let mut found = 0;
+        for app in &apps {
+            let Some(finding) = drift::find(app, &inventory) else {
+                continue;
+            };
+            if self.write(app, &finding, this, &nodes).await? {
+                found += 1;
+            }
+        }
+        Ok(found)
+    }
+
+    async fn ask(&self, node: NodeId) -> Result<Inventory, ReconcileError> {
+        let command = Command {
+            operation: OperationId(uuid::Uuid::now_v7()),
+            step: StepKey {
+                name: StepName::new("inventory").map_err(|_| ReconcileError::NotAnInventory)?,
+                undo: false,
+                attempt: 1,
+            },
+            epoch: self.epoch,
+            verb: Verb::Inventory,
+        };
+        let (progress, _) = mpsc::unbounded_channel();
+        match self.commands.execute(node, command, progress).await? {
+            Outcome::Inventory(inventory) => Ok(*inventory),
+            _ => Err(ReconcileError::NotAnInventory),
+        }
+    }
+
+    /// Writes a finding, unless the app has changed since it was read.
+    async fn write(
+        &self,
+        seen: &AppRow,
+        finding: &Finding,
+        node: &FleetNode,
+        nodes: &[FleetNode],
+    ) -> Result<bool, ReconcileError> {
+        let now = self.clock.now_ms();
+        let mut tx = self.store.begin().await?;
+        let Some(mut app) = apps::by_id(&mut tx, seen.id.as_str()).await? else {
+            return Ok(false);
+        };
+        if app != *seen || !operations::unfinished_of(&mut tx, app.id.as_str()).await?.is_empty() {
+            return Ok(false);
+        }
+        let vmid = app.vmid.unwrap_or_default();
+        let mut publish = false;
+        let message = match finding {
+            Finding::Missing => {
+                app.status = Status::Error;
+                app.published = None;
+                let text = format!(
+                    "Container {vmid} is no longer on {} (its complete list of guests does not have it). Bring it back there and start the app, or delete the app.",
+                    node.name
+                );
+                app.status_reason = Some(text.clone());
+                text
+            }
+            Finding::NotOurs => {
+                app.status = Status::Error;
+                app.published = None;
+                let text = format!(
+                    "Container {vmid} on {} no longer belongs to this app. Delete the app; the container is left as it is.",
+                    node.name
+                );
+                app.status_reason = Some(text.clone());
+                text
+            }
+            Finding::Runs => {
+                publish = true;
+                app.status = Status::Running;
+                app.status_reason = None;
+                format!("Container {vmid} was started on {} without Proximity", node.name)
+            }
+            Finding::Stands => {
+                app.status = Status::Stopped;
+                app.status_reason = None;
+                format!("Container {vmid} was stopped on {} without Proximity", node.name)
+            }
+            Finding::Unpublished => {
+                publish = true;
+                format!(
+                    "Port {} of {} had been removed; publishing it again",
+                    app.public_port.unwrap_or_default(),
+                    node.name
+                )
+            }
+            Finding::Moved(to) => {
+                let Some(target) = nodes.iter().find(|n| n.host_id == app.host_id && n.name == *to) else {
+                    tracing::warn!(app_id = %app.id, vmid, to, "the container moved to a node without an enrolled agent; enrol it to manage the app");
+                    return Ok(false);
+                };
+                app.node_id = target.id;
+                publish = app.status == Status::Running;
+                format!("Container {vmid} moved from {} to {to}", node.name)
+            }
+        };
+        apps::update(&mut tx, now, &app).await?;
+        let level = if app.status == Status::Error {
+            LogLevel::Error
+        } else {
+            LogLevel::Warning
+        };
+        deployment_logs::append(&mut tx, now, app.id.as_str(), None, level, "reconcile", &message).await?;
+        if publish {
+            let params = serde_json::to_value(ActionParams {
+                previous: app.status,
+                health_timeout_s: DEFAULT_HEALTH_TIMEOUT_S,
+            })
+            .map_err(StoreError::from)?;
+            let requester = Requester {
+                name: "coordinator".into(),
+                request_id: None,
+            };
+            submit::queue(&mut tx, now, &PUBLISH, &app, params, &requester).await?;
+        }
+        let event = store::insert_event(&mut tx, now, app_event(&app, false)).await?;
+        tx.commit().await.map_err(StoreError::from)?;
+        self.bus.publish(event);
+        if publish {
+            self.engine.wake();
+        }
+        tracing::warn!(app_id = %app.id, node_id = %node.id, ?finding, "{message}");
+        Ok(true)
+    }
+}

@@ -1,0 +1,101 @@
+//! Findings against the fake node: written only when nothing has changed since.
+#![allow(clippy::unwrap_used)]
+
+use super::Reconciler;
+use crate::{
+    domain::{app_state::Status, operation_state::OperationState},
+    operations::tests::{node::Port, world::World},
+    store::operations,
+};
+use proximity_protocol::ids::Epoch;
+use std::sync::Arc;
+
+async fn running() -> World {
+    let world = World::new(1, true).await;
+    world.queued("deploy").await;
+    world.run_to_the_end(1).await;
+    assert_eq!(world.app("nginx-00000001").await.unwrap().status, Status::Running);
+    world
+}
+
+fn reconciler(world: &World) -> Reconciler {
+    Reconciler {
+        store: world.store.clone(),
+        commands: Arc::new(Port(world.nodes.clone())),
+        inventories: world.inventories.clone(),
+        engine: world.engine(1),
+        clock: Arc::new(world.clock.clone()),
+        bus: world.bus.clone(),
+        epoch: Epoch(1),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_agrees_changes_nothing() {
+    let world = running().await;
+    assert_eq!(reconciler(&world).node(world.node()).await.unwrap(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_missing_container_makes_an_error_and_keeps_everything() {
+    let world = running().await;
+    world.nodes.model(world.node(), |m| m.containers.clear());
+    assert_eq!(reconciler(&world).node(world.node()).await.unwrap(), 1);
+    let app = world.app("nginx-00000001").await.unwrap();
+    assert_eq!(app.status, Status::Error);
+    assert!(app.status_reason.unwrap().contains("no longer on pve1"));
+    assert_eq!(world.reservation_count().await, 3);
+    assert_eq!(reconciler(&world).node(world.node()).await.unwrap(), 0, "said once");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_does_not_answer_changes_nothing() {
+    let world = running().await;
+    world.nodes.model(world.node(), |m| m.containers.clear());
+    world.nodes.set_online(world.node(), false);
+    assert!(reconciler(&world).node(world.node()).await.is_err());
+    assert_eq!(world.app("nginx-00000001").await.unwrap().status, Status::Running);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_app_with_an_operation_under_way_is_left_alone() {
+    let world = running().await;
+    world.nodes.model(world.node(), |m| m.containers.clear());
+    let before = world.app("nginx-00000001").await.unwrap();
+    world.delete("nginx-00000001").await;
+    assert_eq!(reconciler(&world).node(world.node()).await.unwrap(), 0);
+    assert_ne!(world.app("nginx-00000001").await.unwrap().status, before.status);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_port_is_published_again() {
+    let world = running().await;
+    world.nodes.model(world.node(), |m| m.published.clear());
+    let reconciler = reconciler(&world);
+    assert_eq!(reconciler.node(world.node()).await.unwrap(), 1);
+    world.settle(&reconciler.engine).await;
+    assert_eq!(world.nodes.model(world.node(), |m| m.published.len()), 1);
+    let mut conn = world.store.read().await.unwrap();
+    let latest = operations::latest_of(&mut conn, "nginx-00000001")
+        .await
+        .unwrap()
+        .unwrap();
+    let row = operations::by_id(&mut conn, latest).await.unwrap().unwrap();
+    assert_eq!((row.kind.as_str(), row.state), ("publish", OperationState::Done));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stopping_and_starting_by_hand_is_reflected() {
+    let world = running().await;
+    let reconciler = reconciler(&world);
+    world.nodes.model(world.node(), |m| {
+        m.containers.values_mut().for_each(|c| c.running = false)
+    });
+    assert_eq!(reconciler.node(world.node()).await.unwrap(), 1);
+    assert_eq!(world.app("nginx-00000001").await.unwrap().status, Status::Stopped);
+    world.nodes.model(world.node(), |m| {
+        m.containers.values_mut().for_each(|c| c.running = true)
+    });
+    assert_eq!(reconciler.node(world.node()).await.unwrap(), 1);
+    assert_eq!(world.app("nginx-00000001").await.unwrap().status, Status::Running);
+}
