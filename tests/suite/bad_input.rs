@@ -110,7 +110,7 @@ async fn a_vmid_that_a_stranger_takes_in_between_is_left_to_it() {
     let fleet = Fleet::start(&FleetSpec::hollow(1), |_| ()).await.unwrap();
     let node = &fleet.nodes[0];
     let go = fleet.folder().join("stranger.go");
-    node.script(&Script::new().rule(Rule::on("pct", Fault::PauseUntil(go.clone())).sub("create").at(At::Before).times(1))).unwrap();
+    node.script(&Script::new().rule(Rule::on("pct", Fault::PauseUntil(go.clone())).subcommand("create").at(At::Before).times(1))).unwrap();
     let created = fleet.client.create_app("nginx", "my-nginx").await.unwrap();
     until("pct create is about to begin", PATIENCE, async || Ok(go.with_extension("go.reached").exists().then_some(()))).await.unwrap();
     let reserved = fleet.registry().await.unwrap().count("SELECT vmid FROM vmid_reservations").await.unwrap().to_string();
@@ -131,10 +131,10 @@ async fn a_vmid_that_a_stranger_takes_in_between_is_left_to_it() {
 async fn a_deployment_that_cannot_succeed_is_undone() {
     let fleet = Fleet::start(&FleetSpec::hollow(1), |_| ()).await.unwrap();
     let cases = [
-        Rule::on("pct", Fault::DiskFull).sub("create"),
-        Rule::on("pct", Fault::Fail { exit: 255, stderr: "startup for container failed".into(), stdout: String::new() }).sub("start").at(At::Before),
-        Rule::on("pct", Fault::Fail { exit: 1, stderr: "E: no network".into(), stdout: String::new() }).sub("exec").at(At::Before),
-        Rule::on("pct", Fault::HalfCreate).sub("create"),
+        Rule::on("pct", Fault::DiskFull).subcommand("create"),
+        Rule::on("pct", Fault::Fail { exit: 255, stderr: "startup for container failed".into(), stdout: String::new() }).subcommand("start").at(At::Before),
+        Rule::on("pct", Fault::Fail { exit: 1, stderr: "E: no network".into(), stdout: String::new() }).subcommand("exec").at(At::Before),
+        Rule::on("pct", Fault::HalfCreate).subcommand("create"),
     ];
     for (number, rule) in cases.into_iter().enumerate() {
         let what = format!("{rule:?}");

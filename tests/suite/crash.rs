@@ -58,7 +58,7 @@ async fn reached(file: &Path) -> Result<()> {
 /// One deploy and one delete with a kill at `point`.
 async fn strike(fleet: &mut Fleet, victim: Victim, point: &Point, number: usize) -> Result<()> {
     let go = fleet.folder().join(format!("{victim:?}-{number}.go"));
-    let pause = Rule::on(point.tool, Fault::PauseUntil(go.clone())).sub(point.sub).at(point.at).skip(point.skip).times(1);
+    let pause = Rule::on(point.tool, Fault::PauseUntil(go.clone())).subcommand(point.sub).at(point.at).skip(point.skip).times(1);
     if point.tool == "pveam" {
         let cache = fleet.nodes[0].root().join("var/lib/vz/template/cache");
         for entry in std::fs::read_dir(&cache)? {

@@ -194,7 +194,7 @@ const AGENT: Rules = Rules {
         ("link", &["identity", "jobs", "facts", "host", "config"]),
         ("host", &["config", "pve", "policy"]),
         ("policy", &["config"]),
-        ("ownership", &["host"]),
+        ("ownership", &["host", "pve"]),
         ("publish", &["host", "pve", "ownership", "config"]),
         ("facts", &["host", "pve", "ownership", "policy", "publish", "config"]),
     ],

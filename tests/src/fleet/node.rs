@@ -84,6 +84,7 @@ impl SimNode {
         let network = ground.network(index);
         let mut spec = NodeSpec::new(&name, network.address).executable(&programs.pve_sim);
         spec.body = ground.body();
+        spec.dhcp_range = (network.first, network.last);
         if let Ground::Lxc(lab) = ground {
             spec.lab = lab.settings(usize::from(index));
             spec.templates = vec![(pve_sim::TEMPLATES[0].to_owned(), Some(lab.template().to_owned()))];
