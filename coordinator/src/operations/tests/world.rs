@@ -42,7 +42,7 @@ pub(crate) struct World {
     _dir: tempfile::TempDir,
 }
 
-pub(crate) fn facts(name: &str) -> NodeFacts {
+fn facts(name: &str) -> NodeFacts {
     NodeFacts {
         node_name: NodeName::new(name).unwrap(),
         address: Ipv4Addr::new(192, 0, 2, 1),

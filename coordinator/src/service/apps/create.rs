@@ -54,7 +54,7 @@ struct Wanted {
 }
 
 fn secret_failure(error: &secrets::SecretError) -> ServiceError {
-    ServiceError::Store(StoreError::Corrupt(error.to_string()))
+    ServiceError::Internal(error.to_string())
 }
 
 impl Apps {
@@ -219,7 +219,9 @@ impl Apps {
         let defaults: ResourceSettings = settings::get(conn, ResourceSettings::NAME).await?.unwrap_or_default();
         let most = largest(nodes);
         let mut choose = |key: &str, asked: Option<u32>, default: u32, least: u32, most: Option<u64>| {
-            let value = asked.unwrap_or_else(|| default.max(least));
+            // A default that no node has would refuse every app on a small machine.
+            let fitting = most.map_or(default, |m| default.min(u32::try_from(m).unwrap_or(u32::MAX)));
+            let value = asked.unwrap_or_else(|| fitting.max(least));
             if value < least {
                 wrong.push(config_error(key, format!("is at least {least} for {}", entry.id)));
             } else if asked.is_some()

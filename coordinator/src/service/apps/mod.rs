@@ -130,7 +130,9 @@ impl Apps {
     /// An app of the caller's, or any for operators; what belongs to someone else does not exist.
     async fn visible(&self, conn: &mut Connection, caller: &Caller, id: &str) -> Result<ListedApp, ServiceError> {
         let found = find(conn, id).await?;
-        found.filter(|a| sees(caller, a.app.owner_id)).ok_or_else(|| no_such_app(id))
+        found
+            .filter(|a| sees(caller, a.app.owner_id))
+            .ok_or_else(|| no_such_app(id))
     }
 
     fn view(&self, app: &ListedApp) -> AppView {
