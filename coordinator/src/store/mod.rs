@@ -5,9 +5,13 @@
 
 pub mod app_secrets;
 pub mod apps;
+pub mod certificates;
 pub mod deployment_logs;
 pub mod events;
 pub mod fleet;
+pub mod hosts;
+pub mod join_tokens;
+pub mod nodes;
 pub mod operations;
 pub mod reservations;
 mod row;
