@@ -62,15 +62,29 @@ impl Body for LxcBody {
     }
 
     fn copy_from(&self, ct: &Ct<'_>, from: u32) -> Result<(), BodyError> {
-        let source = pmxcfs::load(ct.layout, from).map_err(|stop| BodyError::Failed(stop.text()))?.current;
+        let source = pmxcfs::load(ct.layout, from)
+            .map_err(|stop| BodyError::Failed(stop.text()))?
+            .current;
         let volume = root_volume(ct.layout, &source)?;
-        let original = Ct { vmid: from, conf: &source, root_volume: &volume, ..*ct };
+        let original = Ct {
+            vmid: from,
+            conf: &source,
+            root_volume: &volume,
+            ..*ct
+        };
         let copied = (|| {
             let from = volumes::mount(&original, |_| true)?;
             let to = volumes::mount(ct, |_| true)?;
             let mut copy = Command::new("cp");
-            copy.args(["-a", "--sparse=auto", "-T"]).arg(&from).arg(&to).stdin(Pipe::null()).stdout(Pipe::null()).stderr(Pipe::piped());
-            let copying = copy.spawn().map_err(|error| BodyError::Failed(format!("command 'cp' failed: {error}")))?;
+            copy.args(["-a", "--sparse=auto", "-T"])
+                .arg(&from)
+                .arg(&to)
+                .stdin(Pipe::null())
+                .stdout(Pipe::null())
+                .stderr(Pipe::piped());
+            let copying = copy
+                .spawn()
+                .map_err(|error| BodyError::Failed(format!("command 'cp' failed: {error}")))?;
             child::wait_all(vec![("cp".to_owned(), copying)], ct.interrupted)
         })();
         let released = volumes::release(&original).and(volumes::release(ct));
@@ -81,8 +95,11 @@ impl Body for LxcBody {
     }
 
     fn pack(&self, ct: &Ct<'_>, archive: &Path) -> Result<u64, BodyError> {
-        let also: Vec<PathBuf> =
-            volumes::disks(ct)?.into_iter().filter(|disk| disk.backup && !disk.inside.as_os_str().is_empty()).map(|disk| disk.inside).collect();
+        let also: Vec<PathBuf> = volumes::disks(ct)?
+            .into_iter()
+            .filter(|disk| disk.backup && !disk.inside.as_os_str().is_empty())
+            .map(|disk| disk.inside)
+            .collect();
         if self.is_running(ct.layout, ct.vmid) {
             let settings = Settings::of(ct.layout)?;
             child::run(tool(&settings, ct.layout, ct.vmid, "lxc-freeze"))?;
@@ -90,7 +107,8 @@ impl Body for LxcBody {
             let thawed = child::run(tool(&settings, ct.layout, ct.vmid, "lxc-unfreeze"));
             return packed.and_then(|bytes| thawed.map(|_| bytes));
         }
-        let packed = volumes::mount(ct, |disk| disk.backup).and_then(|root| archive::pack(&root, &also, archive, ct.interrupted));
+        let packed = volumes::mount(ct, |disk| disk.backup)
+            .and_then(|root| archive::pack(&root, &also, archive, ct.interrupted));
         let released = volumes::release(ct);
         packed.and_then(|bytes| released.map(|()| bytes))
     }
@@ -100,7 +118,10 @@ impl Body for LxcBody {
         refuse_privileged(ct.conf)?;
         let socket = settings::lxc_path(ct.layout).join(format!("{}/command", ct.vmid));
         if socket.as_os_str().len() > SOCKET_NAME_MAX {
-            return Err(BodyError::Failed(format!("pve-sim: the path {} is too long for LXC: put the node's root into a shorter folder", socket.display())));
+            return Err(BodyError::Failed(format!(
+                "pve-sim: the path {} is too long for LXC: put the node's root into a shorter folder",
+                socket.display()
+            )));
         }
         self.tidy(ct, &settings)?;
         let root = volumes::mount(ct, |_| true)?;
@@ -109,16 +130,35 @@ impl Body for LxcBody {
         let log = ct.layout.lxc_dir(ct.vmid).join("lxc.log");
         File::create(&log).map_err(io_at(&log))?;
         let mut start = tool(&settings, ct.layout, ct.vmid, "lxc-start");
-        start.arg("-d").arg("-o").arg(&log).args(["-l", "WARN"]).env_clear().env("PATH", NO_PATH);
+        start
+            .arg("-d")
+            .arg("-o")
+            .arg(&log)
+            .args(["-l", "WARN"])
+            .env_clear()
+            .env("PATH", NO_PATH);
         if let Err(error) = child::run(start) {
             let said = fs::read_to_string(&log).unwrap_or_default();
-            let reasons: Vec<&str> = said.lines().filter(|line| line.contains(" ERROR ")).filter_map(|line| line.split_once(" - ")).map(|(_, rest)| rest).collect();
+            let reasons: Vec<&str> = said
+                .lines()
+                .filter(|line| line.contains(" ERROR "))
+                .filter_map(|line| line.split_once(" - "))
+                .map(|(_, rest)| rest)
+                .collect();
             // What was mounted is of no use now; the first error is the one to tell.
             let _ = self.tidy(ct, &settings);
-            let why = if reasons.is_empty() { error.to_string() } else { reasons.join("\n") };
-            return Err(BodyError::Failed(format!("{why}\nstartup for container '{}' failed", ct.vmid)));
+            let why = if reasons.is_empty() {
+                error.to_string()
+            } else {
+                reasons.join("\n")
+            };
+            return Err(BodyError::Failed(format!(
+                "{why}\nstartup for container '{}' failed",
+                ct.vmid
+            )));
         }
-        init_pid(&settings, ct.layout, ct.vmid).ok_or_else(|| BodyError::Failed(format!("startup for container '{}' failed: it ended at once", ct.vmid)))
+        init_pid(&settings, ct.layout, ct.vmid)
+            .ok_or_else(|| BodyError::Failed(format!("startup for container '{}' failed: it ended at once", ct.vmid)))
     }
 
     fn stop(&self, ct: &Ct<'_>) -> Result<(), BodyError> {
@@ -173,9 +213,19 @@ impl Body for LxcBody {
         let settings = Settings::of(ct.layout)?;
         limits::apply(ct, &settings.cgroup(ct.vmid))?;
         let name = guest_files::hostname(ct);
-        let Some(pid) = init_pid(&settings, ct.layout, ct.vmid) else { return Ok(()) };
+        let Some(pid) = init_pid(&settings, ct.layout, ct.vmid) else {
+            return Ok(());
+        };
         let mut inside = tool(&settings, ct.layout, ct.vmid, "lxc-attach");
-        inside.args(["--clear-env", "--", "/bin/sh", "-c", "printf '%s\\n' \"$1\" > /etc/hostname", "sh", &name]);
+        inside.args([
+            "--clear-env",
+            "--",
+            "/bin/sh",
+            "-c",
+            "printf '%s\\n' \"$1\" > /etc/hostname",
+            "sh",
+            &name,
+        ]);
         child::run(inside)?;
         // /proc/sys is read-only inside.
         let mut kernel = Command::new("nsenter");
@@ -186,14 +236,22 @@ impl Body for LxcBody {
     fn exec(&self, ct: &Ct<'_>, argv: &[String], keep_env: bool, stdio: Stdio<'_>) -> Result<i32, BodyError> {
         let settings = Settings::of(ct.layout)?;
         let mut attach = tool(&settings, ct.layout, ct.vmid, "lxc-attach");
-        attach.arg(if keep_env { "--keep-env" } else { "--clear-env" }).arg("--").args(argv);
+        attach
+            .arg(if keep_env { "--keep-env" } else { "--clear-env" })
+            .arg("--")
+            .args(argv);
         let failed = |error: std::io::Error| BodyError::Failed(format!("command 'lxc-attach' failed: {error}"));
         if stdio.inherit {
             return Ok(code(attach.status().map_err(failed)?));
         }
         let mut input = Vec::new();
         stdio.stdin.read_to_end(&mut input).map_err(failed)?;
-        let mut child = attach.stdin(Pipe::piped()).stdout(Pipe::piped()).stderr(Pipe::piped()).spawn().map_err(failed)?;
+        let mut child = attach
+            .stdin(Pipe::piped())
+            .stdout(Pipe::piped())
+            .stderr(Pipe::piped())
+            .spawn()
+            .map_err(failed)?;
         let pipe = child.stdin.take();
         let output = std::thread::scope(|scope| {
             scope.spawn(move || {
@@ -211,31 +269,57 @@ impl Body for LxcBody {
     }
 
     fn push(&self, ct: &Ct<'_>, from: &Path, to: &str, owner: &FileOwner) -> Result<(), BodyError> {
-        let file = File::open(from).map_err(|_| BodyError::Failed(format!("failed to open {} for reading", from.display())))?;
+        let file = File::open(from)
+            .map_err(|_| BodyError::Failed(format!("failed to open {} for reading", from.display())))?;
         let settings = Settings::of(ct.layout)?;
         let mut attach = tool(&settings, ct.layout, ct.vmid, "lxc-attach");
         // In the container's own namespaces, so that no link in it leads out; closed to all others until the mode is set.
         let script = r#"umask 077 && cat > "$1" && chown "$2:$3" "$1" && chmod "$4" "$1""#;
-        attach.args(["--clear-env", "--", "/bin/sh", "-c", script, "sh", to, &owner.user, &owner.group, &format!("{:o}", owner.mode)]);
-        let output = attach.stdin(file).output().map_err(|error| BodyError::Failed(format!("command 'lxc-attach' failed: {error}")))?;
+        attach.args([
+            "--clear-env",
+            "--",
+            "/bin/sh",
+            "-c",
+            script,
+            "sh",
+            to,
+            &owner.user,
+            &owner.group,
+            &format!("{:o}", owner.mode),
+        ]);
+        let output = attach
+            .stdin(file)
+            .output()
+            .map_err(|error| BodyError::Failed(format!("command 'lxc-attach' failed: {error}")))?;
         if output.status.success() {
             return Ok(());
         }
         let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
         let reason = said.rsplit(": ").next().unwrap_or_default();
-        let reason = if reason.is_empty() || reason.ends_with("Directory nonexistent") { "No such file or directory" } else { reason };
+        let reason = if reason.is_empty() || reason.ends_with("Directory nonexistent") {
+            "No such file or directory"
+        } else {
+            reason
+        };
         Err(BodyError::Failed(format!("failed to create file: {to}: {reason}")))
     }
 
     fn pull(&self, ct: &Ct<'_>, from: &str, to: &Path, owner: &FileOwner) -> Result<(), BodyError> {
         let settings = Settings::of(ct.layout)?;
         let mut attach = tool(&settings, ct.layout, ct.vmid, "lxc-attach");
-        attach.args(["--clear-env", "--", "/bin/cat", "--", from]).stdin(Pipe::null());
-        let output = attach.output().map_err(|error| BodyError::Failed(format!("command 'lxc-attach' failed: {error}")))?;
+        attach
+            .args(["--clear-env", "--", "/bin/cat", "--", from])
+            .stdin(Pipe::null());
+        let output = attach
+            .output()
+            .map_err(|error| BodyError::Failed(format!("command 'lxc-attach' failed: {error}")))?;
         if !output.status.success() {
-            return Err(BodyError::Failed(format!("failed to open {from}: No such file or directory")));
+            return Err(BodyError::Failed(format!(
+                "failed to open {from}: No such file or directory"
+            )));
         }
-        fs::write(to, &output.stdout).map_err(|error| BodyError::Failed(format!("failed to create file: {}: {error}", to.display())))?;
+        fs::write(to, &output.stdout)
+            .map_err(|error| BodyError::Failed(format!("failed to create file: {}: {error}", to.display())))?;
         fs::set_permissions(to, fs::Permissions::from_mode(owner.mode)).map_err(io_at(to))
     }
 
@@ -275,11 +359,18 @@ fn refuse_privileged(conf: &Section) -> Result<(), BodyError> {
     if conf.flag("unprivileged") {
         return Ok(());
     }
-    Err(BodyError::Failed("pve-sim: not simulated: privileged containers with the lxc body; create it with --unprivileged 1".to_owned()))
+    Err(BodyError::Failed(
+        "pve-sim: not simulated: privileged containers with the lxc body; create it with --unprivileged 1".to_owned(),
+    ))
 }
 
 fn root_volume(layout: &Layout, conf: &Section) -> Result<PathBuf, BodyError> {
-    let volume = conf.volumes().into_iter().find(|(key, _)| key == "rootfs").map(|(_, volume)| volume).unwrap_or_default();
+    let volume = conf
+        .volumes()
+        .into_iter()
+        .find(|(key, _)| key == "rootfs")
+        .map(|(_, volume)| volume)
+        .unwrap_or_default();
     crate::storage::path_of(layout, &volume).map_err(|stop| BodyError::Failed(stop.text()))
 }
 
@@ -297,20 +388,36 @@ fn init_pid(settings: &Settings, layout: &Layout, vmid: u32) -> Option<u32> {
 /// Without page cache, as Proxmox counts.
 fn memory(cgroup: &str) -> Option<u64> {
     let (folder, version) = cgroups::controller("memory", cgroup)?;
-    let (used, cache) = if version == 1 { ("memory.usage_in_bytes", "total_cache ") } else { ("memory.current", "file ") };
+    let (used, cache) = if version == 1 {
+        ("memory.usage_in_bytes", "total_cache ")
+    } else {
+        ("memory.current", "file ")
+    };
     let used: u64 = fs::read_to_string(folder.join(used)).ok()?.trim().parse().ok()?;
     let stat = fs::read_to_string(folder.join("memory.stat")).ok()?;
-    let cache = stat.lines().find_map(|line| line.strip_prefix(cache)?.trim().parse().ok()).unwrap_or(0);
+    let cache = stat
+        .lines()
+        .find_map(|line| line.strip_prefix(cache)?.trim().parse().ok())
+        .unwrap_or(0);
     Some(used.saturating_sub(cache))
 }
 
 /// (received, sent) of all interfaces but loopback, as the container counts.
 fn traffic(pid: u32) -> (u64, u64) {
     let text = fs::read_to_string(format!("/proc/{pid}/net/dev")).unwrap_or_default();
-    text.lines().filter_map(|line| line.split_once(':')).filter(|(name, _)| name.trim() != "lo").fold((0, 0), |(received, sent), (_, figures)| {
-        let figures: Vec<u64> = figures.split_whitespace().filter_map(|word| word.parse().ok()).collect();
-        (received + figures.first().copied().unwrap_or(0), sent + figures.get(8).copied().unwrap_or(0))
-    })
+    text.lines()
+        .filter_map(|line| line.split_once(':'))
+        .filter(|(name, _)| name.trim() != "lo")
+        .fold((0, 0), |(received, sent), (_, figures)| {
+            let figures: Vec<u64> = figures
+                .split_whitespace()
+                .filter_map(|word| word.parse().ok())
+                .collect();
+            (
+                received + figures.first().copied().unwrap_or(0),
+                sent + figures.get(8).copied().unwrap_or(0),
+            )
+        })
 }
 
 /// Field 22 of `/proc/<pid>/stat`, in ticks of 1/100 s since boot.

@@ -30,12 +30,16 @@ pub(crate) fn hierarchies() -> io::Result<Vec<PathBuf>> {
 /// The folder of one controller's files for a cgroup: version 1 if that has the controller, else version 2.
 pub(crate) fn controller(name: &str, cgroup: &str) -> Option<(PathBuf, u8)> {
     let all = hierarchies().ok()?;
-    let named = all.iter().find(|root| root.file_name().is_some_and(|last| last.to_string_lossy().split(',').any(|word| word == name)));
+    let named = all.iter().find(|root| {
+        root.file_name()
+            .is_some_and(|last| last.to_string_lossy().split(',').any(|word| word == name))
+    });
     if let Some(root) = named {
         return Some((root.join(cgroup), 1));
     }
     let root = all.iter().find(|root| {
-        fs::read_to_string(root.join("cgroup.controllers")).is_ok_and(|text| text.split_whitespace().any(|word| word == name))
+        fs::read_to_string(root.join("cgroup.controllers"))
+            .is_ok_and(|text| text.split_whitespace().any(|word| word == name))
     })?;
     Some((root.join(cgroup), 2))
 }
@@ -47,7 +51,11 @@ pub(crate) fn processes(cgroup: &str) -> io::Result<BTreeSet<i32>> {
         for folder in tree(&root.join(cgroup)) {
             // It may have gone meanwhile, which is what we are after.
             let text = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
-            pids.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()).filter(|pid| *pid > 0));
+            pids.extend(
+                text.lines()
+                    .filter_map(|line| line.parse::<i32>().ok())
+                    .filter(|pid| *pid > 0),
+            );
         }
     }
     Ok(pids)
@@ -120,7 +128,12 @@ fn tree(folder: &Path) -> Vec<PathBuf> {
     let mut next = vec![folder.to_owned()];
     while let Some(folder) = next.pop() {
         let Ok(entries) = fs::read_dir(&folder) else { continue };
-        next.extend(entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()));
+        next.extend(
+            entries
+                .flatten()
+                .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+                .map(|entry| entry.path()),
+        );
         found.push(folder);
     }
     found.sort();

@@ -67,7 +67,10 @@ fn clean_locked(lab: &str) -> Result<(), LabError> {
 }
 
 fn clean_node(lab: &str, node: &NodeNote) -> Result<(), LabError> {
-    let left = |what: String| LabError::Left { lab: lab.to_owned(), what };
+    let left = |what: String| LabError::Left {
+        lab: lab.to_owned(),
+        what,
+    };
     let cgroup = node.cgroup(lab);
     let ended = cgroups::end(&cgroup, ENDING).map_err(io_at(Path::new("/sys/fs/cgroup")))?;
     if !ended {
@@ -79,8 +82,12 @@ fn clean_node(lab: &str, node: &NodeNote) -> Result<(), LabError> {
         tool::run("ip", ["netns", "delete", &netns])?;
     }
     let pid_file = node.dnsmasq_pid(lab);
-    if let Some(pid) = fs::read_to_string(&pid_file).ok().and_then(|text| text.trim().parse::<i32>().ok()) {
-        let ours = fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| String::from_utf8_lossy(&line).contains(&*pid_file.to_string_lossy()));
+    if let Some(pid) = fs::read_to_string(&pid_file)
+        .ok()
+        .and_then(|text| text.trim().parse::<i32>().ok())
+    {
+        let ours = fs::read(format!("/proc/{pid}/cmdline"))
+            .is_ok_and(|line| String::from_utf8_lossy(&line).contains(&*pid_file.to_string_lossy()));
         if ours && !end_process(pid) {
             return Err(left(format!("dnsmasq, process {pid}")));
         }

@@ -20,6 +20,8 @@
 //!
 //! It does not lay nodes out (that is [`crate::NodeSpec`] with [`LabNode::settings`]) and starts no agent.
 
+#[cfg(test)]
+mod catalog_tests;
 pub(crate) mod cgroups;
 mod clean;
 pub(crate) mod mounts;
@@ -125,7 +127,10 @@ impl LabNode {
     /// A command whose process runs in this node's network namespace; argv[0] and everything else as for any command.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new("/usr/bin/nsenter");
-        command.arg(format!("--net=/run/netns/{}", self.netns)).arg("--").arg(program);
+        command
+            .arg(format!("--net=/run/netns/{}", self.netns))
+            .arg("--")
+            .arg(program);
         command
     }
 }
@@ -161,11 +166,19 @@ impl Lab {
         }
         Self::requirements()?;
         clean_dead()?;
-        let name = format!("{prefix}-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let name = format!(
+            "{prefix}-{}-{}",
+            std::process::id(),
+            COUNT.fetch_add(1, Ordering::Relaxed)
+        );
         let _lock = note::machine_lock()?;
         let note = Note::draw(&name, nodes)?;
         note.save()?;
-        let lab = Self { name, nodes: note.nodes.iter().map(|node| node.public(&note.name)).collect(), down: false };
+        let lab = Self {
+            name,
+            nodes: note.nodes.iter().map(|node| node.public(&note.name)).collect(),
+            down: false,
+        };
         // From here on dropping `lab` undoes whatever was made.
         if let Err(error) = network::make(&note) {
             drop(_lock);
@@ -240,5 +253,8 @@ impl NodeNote {
 }
 
 fn io_at(path: &Path) -> impl FnOnce(std::io::Error) -> LabError + use<'_> {
-    move |source| LabError::Io { path: path.to_owned(), source }
+    move |source| LabError::Io {
+        path: path.to_owned(),
+        source,
+    }
 }

@@ -12,7 +12,15 @@ pub(crate) fn below(folder: &Path) -> io::Result<Vec<PathBuf>> {
         .lines()
         .filter_map(|line| line.split(' ').nth(4))
         // proc(5): space, tab, newline, backslash are octal there.
-        .map(|point| PathBuf::from(point.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")))
+        .map(|point| {
+            PathBuf::from(
+                point
+                    .replace("\\040", " ")
+                    .replace("\\011", "\t")
+                    .replace("\\012", "\n")
+                    .replace("\\134", "\\"),
+            )
+        })
         .filter(|point| point.starts_with(folder))
         .collect())
 }

@@ -52,7 +52,12 @@ fn masquerade(note: &Note) -> Result<(), LabError> {
 fn wire(note: &Note, node: &NodeNote) -> Result<(), LabError> {
     let (netns, wire) = (node.netns(&note.name), node.wire());
     tool::run("ip", ["netns", "add", &netns])?;
-    tool::run("ip", ["link", "add", &wire, "type", "veth", "peer", "name", "up0", "netns", &netns])?;
+    tool::run(
+        "ip",
+        [
+            "link", "add", &wire, "type", "veth", "peer", "name", "up0", "netns", &netns,
+        ],
+    )?;
     tool::run("ip", ["address", "add", &format!("{}/24", node.host(1)), "dev", &wire])?;
     tool::run("ip", ["link", "set", &wire, "up"])?;
     let address = format!("{}/24", node.host(2));
@@ -79,13 +84,22 @@ fn settle(note: &Note, node: &NodeNote) -> Result<(), LabError> {
     tool::run_in(&netns, &["sh", "-c", script])?;
     let sysfs = node.sysfs(&note.name);
     fs::create_dir_all(&sysfs).map_err(io_at(&sysfs))?;
-    tool::run_in(&netns, &["mount", "-t", "sysfs", "-o", "ro", "sysfs", &sysfs.to_string_lossy()]).map(drop)
+    tool::run_in(
+        &netns,
+        &["mount", "-t", "sysfs", "-o", "ro", "sysfs", &sysfs.to_string_lossy()],
+    )
+    .map(drop)
 }
 
 /// DHCP and DNS at the gateway's address. It asks the name servers of the machine, so it works where those listen on loopback.
 fn serve_addresses(note: &Note, node: &NodeNote) -> Result<(), LabError> {
     let folder = note::folder(&note.name);
-    let in_folder = |name: &str| folder.join(format!("{name}{}", node.index)).to_string_lossy().into_owned();
+    let in_folder = |name: &str| {
+        folder
+            .join(format!("{name}{}", node.index))
+            .to_string_lossy()
+            .into_owned()
+    };
     tool::run(
         "dnsmasq",
         [

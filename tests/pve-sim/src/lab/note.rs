@@ -77,7 +77,12 @@ pub(super) fn machine_lock() -> Result<Flock<File>, LabError> {
 
 /// Waits for the lock of a file.
 pub(super) fn lock(path: &Path) -> Result<Flock<File>, LabError> {
-    let file = File::options().create(true).truncate(false).write(true).open(path).map_err(io_at(path))?;
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(path)
+        .map_err(io_at(path))?;
     Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| io_at(path)(errno.into()))
 }
 
@@ -95,10 +100,18 @@ impl Note {
         let mut free = (1..=250u8).filter(|n| !taken.contains(&format!("10.198.{n}.")));
         let mut drawn = Vec::new();
         for index in 0..nodes {
-            drawn.push(NodeNote { index, subnet: free.next().ok_or(LabError::NoSubnet)? });
+            drawn.push(NodeNote {
+                index,
+                subnet: free.next().ok_or(LabError::NoSubnet)?,
+            });
         }
         let pid = std::process::id();
-        Ok(Self { name: name.to_owned(), pid, pid_start: started(pid).unwrap_or_default(), nodes: drawn })
+        Ok(Self {
+            name: name.to_owned(),
+            pid,
+            pid_start: started(pid).unwrap_or_default(),
+            nodes: drawn,
+        })
     }
 
     pub(super) fn save(&self) -> Result<(), LabError> {
@@ -110,7 +123,9 @@ impl Note {
     pub(super) fn load(name: &str) -> Result<Option<Self>, LabError> {
         let path = folder(name).join("lab.json");
         match fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|error| io_at(&path)(error.into())),
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .map(Some)
+                .map_err(|error| io_at(&path)(error.into())),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(io_at(&path)(error)),
         }

@@ -41,24 +41,38 @@ pub(super) fn check() -> Result<(), Missing> {
     if !nix::unistd::geteuid().is_root() {
         return Err(Missing::Root);
     }
-    let mut packages: Vec<&str> = PROGRAMS.iter().filter(|(program, _)| !tool::is_there(program)).map(|(_, package)| *package).collect();
+    let mut packages: Vec<&str> = PROGRAMS
+        .iter()
+        .filter(|(program, _)| !tool::is_there(program))
+        .map(|(_, package)| *package)
+        .collect();
     packages.dedup();
     if !packages.is_empty() {
         return Err(Missing::Packages(packages.join(" ")));
     }
     let hierarchies = super::cgroups::hierarchies().unwrap_or_default();
     if hierarchies.is_empty() {
-        return Err(Missing::Kernel("no cgroup file system is mounted below /sys/fs/cgroup; mount one: mount -t cgroup2 cgroup2 /sys/fs/cgroup"));
+        return Err(Missing::Kernel(
+            "no cgroup file system is mounted below /sys/fs/cgroup; mount one: mount -t cgroup2 cgroup2 /sys/fs/cgroup",
+        ));
     }
     if !Path::new("/dev/loop-control").exists() {
-        return Err(Missing::Kernel("there is no /dev/loop-control; load the module: modprobe loop"));
+        return Err(Missing::Kernel(
+            "there is no /dev/loop-control; load the module: modprobe loop",
+        ));
     }
-    let namespaces = std::fs::read_to_string("/proc/sys/user/max_user_namespaces").ok().and_then(|text| text.trim().parse::<u64>().ok());
+    let namespaces = std::fs::read_to_string("/proc/sys/user/max_user_namespaces")
+        .ok()
+        .and_then(|text| text.trim().parse::<u64>().ok());
     if namespaces.unwrap_or(0) < 16 {
-        return Err(Missing::Kernel("user namespaces are switched off; set sysctl user.max_user_namespaces to 10000"));
+        return Err(Missing::Kernel(
+            "user namespaces are switched off; set sysctl user.max_user_namespaces to 10000",
+        ));
     }
     if tool::run("unshare", ["--net", "--mount", "/bin/true"]).is_err() {
-        return Err(Missing::Kernel("this process may not make network and mount namespaces; in a container, give it CAP_SYS_ADMIN and CAP_NET_ADMIN"));
+        return Err(Missing::Kernel(
+            "this process may not make network and mount namespaces; in a container, give it CAP_SYS_ADMIN and CAP_NET_ADMIN",
+        ));
     }
     Ok(())
 }

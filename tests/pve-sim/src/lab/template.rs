@@ -34,7 +34,10 @@ pub fn ensure_template(cache: &Path, say: &mut dyn FnMut(&str)) -> Result<PathBu
         return Ok(done);
     }
     let mirror = std::env::var("PROXIMITY_LAB_MIRROR").unwrap_or_else(|_| MIRROR.to_owned());
-    say(&format!("making the container template from {mirror}, once, about a minute: {}", done.display()));
+    say(&format!(
+        "making the container template from {mirror}, once, about a minute: {}",
+        done.display()
+    ));
     let root = cache.join(".build");
     let archive = cache.join(".build.tar.zst");
     // Left by a build that was killed; nobody else has the lock.
@@ -44,7 +47,13 @@ pub fn ensure_template(cache: &Path, say: &mut dyn FnMut(&str)) -> Result<PathBu
     }
     build(&root, &mirror)?;
     let mut tar = Command::new("tar");
-    tar.args(["--numeric-owner", "--xattrs", "--xattrs-include=security.capability", "--use-compress-program=zstd -3 -T0", "-cf"]);
+    tar.args([
+        "--numeric-owner",
+        "--xattrs",
+        "--xattrs-include=security.capability",
+        "--use-compress-program=zstd -3 -T0",
+        "-cf",
+    ]);
     tar.arg(&archive).arg("-C").arg(&root).arg(".");
     tool::finish(tar, None)?;
     fs::rename(&archive, &done).map_err(io_at(&done))?;
@@ -55,8 +64,13 @@ pub fn ensure_template(cache: &Path, say: &mut dyn FnMut(&str)) -> Result<PathBu
 
 fn build(root: &Path, mirror: &str) -> Result<(), LabError> {
     let mut debootstrap = Command::new("debootstrap");
-    debootstrap.args(["--variant=minbase", &format!("--include={PACKAGES}"), "bookworm"]).arg(root).arg(mirror);
-    debootstrap.env("DEBIAN_FRONTEND", "noninteractive").env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+    debootstrap
+        .args(["--variant=minbase", &format!("--include={PACKAGES}"), "bookworm"])
+        .arg(root)
+        .arg(mirror);
+    debootstrap
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
     if let Err(error) = tool::finish(debootstrap, None) {
         // Its own words go to a log; stderr says little.
         let log = fs::read_to_string(root.join("debootstrap/debootstrap.log")).unwrap_or_default();
@@ -64,13 +78,18 @@ fn build(root: &Path, mirror: &str) -> Result<(), LabError> {
         return Err(match error {
             LabError::Program { program, stderr } => {
                 let said: Vec<&str> = tail.into_iter().rev().chain(stderr.lines().rev().take(2)).collect();
-                LabError::Program { program, stderr: format!("{}; is {mirror} reachable?", said.join("; ")) }
+                LabError::Program {
+                    program,
+                    stderr: format!("{}; is {mirror} reachable?", said.join("; ")),
+                }
             }
             other => other,
         });
     }
     let security = mirror.trim_end_matches('/').to_owned() + "-security";
-    let sources = format!("deb {mirror} bookworm main\ndeb {mirror} bookworm-updates main\ndeb {security} bookworm-security main\n");
+    let sources = format!(
+        "deb {mirror} bookworm main\ndeb {mirror} bookworm-updates main\ndeb {security} bookworm-security main\n"
+    );
     let write = |path: &str, text: &str| {
         let path = root.join(path);
         fs::write(&path, text).map_err(io_at(&path))
@@ -90,7 +109,14 @@ fn build(root: &Path, mirror: &str) -> Result<(), LabError> {
         let path = root.join(log);
         fs::remove_file(&path).map_err(io_at(&path))?;
     }
-    for folder in ["var/cache/apt/archives", "var/lib/apt/lists", "usr/share/doc", "usr/share/man", "usr/share/locale", "dev"] {
+    for folder in [
+        "var/cache/apt/archives",
+        "var/lib/apt/lists",
+        "usr/share/doc",
+        "usr/share/man",
+        "usr/share/locale",
+        "dev",
+    ] {
         empty(&root.join(folder))?;
     }
     Ok(())
@@ -101,7 +127,11 @@ fn empty(folder: &Path) -> Result<(), LabError> {
     for entry in fs::read_dir(folder).map_err(io_at(folder))? {
         let path = entry.map_err(io_at(folder))?.path();
         let is_dir = path.symlink_metadata().is_ok_and(|meta| meta.is_dir());
-        let removed = if is_dir { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        let removed = if is_dir {
+            fs::remove_dir_all(&path)
+        } else {
+            fs::remove_file(&path)
+        };
         removed.map_err(io_at(&path))?;
     }
     Ok(())

@@ -29,21 +29,38 @@ pub(super) fn run_with_input(program: &str, arguments: &[&str], input: &str) -> 
 
 /// Whether a program of that name can be found.
 pub(super) fn is_there(program: &str) -> bool {
-    ["/usr/sbin", "/usr/bin", "/sbin", "/bin"].iter().any(|folder| std::path::Path::new(folder).join(program).is_file())
+    ["/usr/sbin", "/usr/bin", "/sbin", "/bin"]
+        .iter()
+        .any(|folder| std::path::Path::new(folder).join(program).is_file())
 }
 
 pub(super) fn finish(mut command: Command, input: Option<&str>) -> Result<String, LabError> {
-    let words: Vec<_> = std::iter::once(command.get_program()).chain(command.get_args()).map(|word| word.to_string_lossy().into_owned()).collect();
-    let failed = |stderr: String| LabError::Program { program: words.join(" "), stderr };
-    command.stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() }).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let words: Vec<_> = std::iter::once(command.get_program())
+        .chain(command.get_args())
+        .map(|word| word.to_string_lossy().into_owned())
+        .collect();
+    let failed = |stderr: String| LabError::Program {
+        program: words.join(" "),
+        stderr,
+    };
+    command
+        .stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() })
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     let mut child = command.spawn().map_err(|error| failed(error.to_string()))?;
     if let (Some(text), Some(mut stdin)) = (input, child.stdin.take()) {
-        stdin.write_all(text.as_bytes()).map_err(|error| failed(error.to_string()))?;
+        stdin
+            .write_all(text.as_bytes())
+            .map_err(|error| failed(error.to_string()))?;
     }
     let output = child.wait_with_output().map_err(|error| failed(error.to_string()))?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    Err(failed(if said.is_empty() { output.status.to_string() } else { said }))
+    Err(failed(if said.is_empty() {
+        output.status.to_string()
+    } else {
+        said
+    }))
 }

@@ -17,7 +17,12 @@ fn as_container_root(folder: &Path, program: &str) -> Command {
     for kind in ["u", "g"] {
         command.arg("-m").arg(format!("{kind}:0:{ID_FIRST}:{ID_COUNT}"));
     }
-    command.arg("--").arg(program).current_dir(folder).env_clear().env("PATH", NO_PATH);
+    command
+        .arg("--")
+        .arg(program)
+        .current_dir(folder)
+        .env_clear()
+        .env("PATH", NO_PATH);
     command
 }
 
@@ -42,11 +47,30 @@ pub(super) fn unpack(archive: &Path, root: &Path, interrupted: &dyn Interrupted)
     if program != "cat" {
         decompress.arg("-dc");
     }
-    decompress.stdin(File::open(archive).map_err(io_at(archive))?).stdout(Stdio::piped()).stderr(Stdio::inherit());
+    decompress
+        .stdin(File::open(archive).map_err(io_at(archive))?)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::inherit());
     let mut first = decompress.spawn().map_err(spawn)?;
     let mut tar = as_container_root(root, "/usr/bin/tar");
-    tar.args(["-xpf", "-", "--totals", "--numeric-owner", "--sparse", "--xattrs", "--xattrs-include=user.*", "--xattrs-include=security.capability"]);
-    tar.args(["--warning=no-file-ignored", "--warning=no-xattr-write", "--skip-old-files", "--anchored", "--exclude", "./dev/*"]);
+    tar.args([
+        "-xpf",
+        "-",
+        "--totals",
+        "--numeric-owner",
+        "--sparse",
+        "--xattrs",
+        "--xattrs-include=user.*",
+        "--xattrs-include=security.capability",
+    ]);
+    tar.args([
+        "--warning=no-file-ignored",
+        "--warning=no-xattr-write",
+        "--skip-old-files",
+        "--anchored",
+        "--exclude",
+        "./dev/*",
+    ]);
     if let Some(stdout) = first.stdout.take() {
         tar.stdin(stdout);
     }
@@ -59,18 +83,53 @@ pub(super) fn unpack(archive: &Path, root: &Path, interrupted: &dyn Interrupted)
             return Err(spawn(error));
         }
     };
-    let said = child::wait_all(vec![(program.to_owned(), first), ("tar".to_owned(), second)], interrupted)?;
-    Ok(Unpacked { bytes: totals(&said), arch: arch(root)?, ostype: ostype(root) })
+    let said = child::wait_all(
+        vec![(program.to_owned(), first), ("tar".to_owned(), second)],
+        interrupted,
+    )?;
+    Ok(Unpacked {
+        bytes: totals(&said),
+        arch: arch(root)?,
+        ostype: ostype(root),
+    })
 }
 
 /// Packs the tree at `root` with the folders `also`, which are file systems of their own below it; answers the bytes that went in.
-pub(super) fn pack(root: &Path, also: &[std::path::PathBuf], archive: &Path, interrupted: &dyn Interrupted) -> Result<u64, BodyError> {
+pub(super) fn pack(
+    root: &Path,
+    also: &[std::path::PathBuf],
+    archive: &Path,
+    interrupted: &dyn Interrupted,
+) -> Result<u64, BodyError> {
     let spawn = |error| BodyError::Failed(format!("command 'tar' failed: {error}"));
     let out = File::create(archive).map_err(io_at(archive))?;
     let mut tar = as_container_root(root, "/usr/bin/tar");
-    tar.args(["-cpf", "-", "--totals", "--one-file-system", "--numeric-owner", "--sparse", "--xattrs"]);
-    tar.args(["--xattrs-include=user.*", "--xattrs-include=security.capability", "--warning=no-file-ignored", "--warning=no-xattr-write"]);
-    tar.args(["--warning=no-file-changed", "--anchored", "--exclude", "./tmp/?*", "--exclude", "./var/tmp/?*", "--exclude", "./var/run/?*.pid", "."]);
+    tar.args([
+        "-cpf",
+        "-",
+        "--totals",
+        "--one-file-system",
+        "--numeric-owner",
+        "--sparse",
+        "--xattrs",
+    ]);
+    tar.args([
+        "--xattrs-include=user.*",
+        "--xattrs-include=security.capability",
+        "--warning=no-file-ignored",
+        "--warning=no-xattr-write",
+    ]);
+    tar.args([
+        "--warning=no-file-changed",
+        "--anchored",
+        "--exclude",
+        "./tmp/?*",
+        "--exclude",
+        "./var/tmp/?*",
+        "--exclude",
+        "./var/run/?*.pid",
+        ".",
+    ]);
     for folder in also {
         tar.arg(Path::new(".").join(folder));
     }
@@ -83,7 +142,10 @@ pub(super) fn pack(root: &Path, also: &[std::path::PathBuf], archive: &Path, int
     }
     let second = zstd.spawn().map_err(spawn)?;
     // tar goes last: its words are the ones that count.
-    let said = child::wait_all(vec![("zstd".to_owned(), second), ("tar".to_owned(), first)], interrupted);
+    let said = child::wait_all(
+        vec![("zstd".to_owned(), second), ("tar".to_owned(), first)],
+        interrupted,
+    );
     if said.is_err() {
         // The error that matters is the one above.
         let _ = fs::remove_file(archive);
@@ -94,7 +156,10 @@ pub(super) fn pack(root: &Path, also: &[std::path::PathBuf], archive: &Path, int
 /// N of `Total bytes read: N (…)`.
 fn totals(said: &str) -> u64 {
     said.lines()
-        .filter_map(|line| line.strip_prefix("Total bytes read: ").or_else(|| line.strip_prefix("Total bytes written: ")))
+        .filter_map(|line| {
+            line.strip_prefix("Total bytes read: ")
+                .or_else(|| line.strip_prefix("Total bytes written: "))
+        })
         .find_map(|rest| rest.split(' ').next()?.parse().ok())
         .unwrap_or(0)
 }
@@ -107,7 +172,9 @@ fn arch(root: &Path) -> Result<String, BodyError> {
             continue;
         }
         let mut header = [0; 20];
-        File::open(&path).and_then(|mut file| file.read_exact(&mut header)).map_err(io_at(&path))?;
+        File::open(&path)
+            .and_then(|mut file| file.read_exact(&mut header))
+            .map_err(io_at(&path))?;
         return Ok(match u16::from_le_bytes([header[18], header[19]]) {
             0x3E => "amd64",
             0xB7 => "arm64",
@@ -125,7 +192,11 @@ fn ostype(root: &Path) -> Option<String> {
         return None;
     }
     let text = fs::read_to_string(path).ok()?;
-    let id = text.lines().find_map(|line| line.strip_prefix("ID="))?.trim_matches('"').to_owned();
+    let id = text
+        .lines()
+        .find_map(|line| line.strip_prefix("ID="))?
+        .trim_matches('"')
+        .to_owned();
     matches!(id.as_str(), "debian" | "ubuntu" | "alpine" | "fedora" | "centos").then_some(id)
 }
 
@@ -135,7 +206,10 @@ mod tests {
 
     #[test]
     fn totals_of_both_directions() {
-        assert_eq!(totals("tar: x\nTotal bytes read: 157071360 (150MiB, 245MiB/s)"), 157_071_360);
+        assert_eq!(
+            totals("tar: x\nTotal bytes read: 157071360 (150MiB, 245MiB/s)"),
+            157_071_360
+        );
         assert_eq!(totals("Total bytes written: 10240 (10KiB, 1MiB/s)"), 10_240);
         assert_eq!(totals(""), 0);
     }

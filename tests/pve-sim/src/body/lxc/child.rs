@@ -10,7 +10,10 @@ use crate::body::{BodyError, Interrupted};
 const POLL: Duration = Duration::from_millis(10);
 
 fn name(command: &Command) -> String {
-    let words: Vec<_> = std::iter::once(command.get_program()).chain(command.get_args()).map(|word| word.to_string_lossy()).collect();
+    let words: Vec<_> = std::iter::once(command.get_program())
+        .chain(command.get_args())
+        .map(|word| word.to_string_lossy())
+        .collect();
     words.join(" ")
 }
 
@@ -20,14 +23,24 @@ fn name(command: &Command) -> String {
 /// `command '…' failed: exit code N`, as the real tools word it, with what it said before.
 pub(super) fn run(mut command: Command) -> Result<(String, String), BodyError> {
     let name = name(&command);
-    let output = command.stdin(Stdio::null()).output().map_err(|error| BodyError::Failed(format!("command '{name}' failed: {error}")))?;
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| BodyError::Failed(format!("command '{name}' failed: {error}")))?;
     let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end().to_owned();
     if output.status.success() {
         return Ok((said(&output.stdout), said(&output.stderr)));
     }
-    let code = output.status.code().map_or_else(|| output.status.to_string(), |code| format!("exit code {code}"));
+    let code = output
+        .status
+        .code()
+        .map_or_else(|| output.status.to_string(), |code| format!("exit code {code}"));
     let stderr = said(&output.stderr);
-    let before = if stderr.is_empty() { String::new() } else { format!("{stderr}\n") };
+    let before = if stderr.is_empty() {
+        String::new()
+    } else {
+        format!("{stderr}\n")
+    };
     Err(BodyError::Failed(format!("{before}command '{name}' failed: {code}")))
 }
 
@@ -73,7 +86,11 @@ pub(super) fn wait_all(mut children: Vec<(String, Child)>, interrupted: &dyn Int
         return Err(BodyError::Interrupted);
     }
     match failed {
-        Some(failed) => Err(BodyError::Failed(if text.is_empty() { failed } else { format!("{text}\n{failed}") })),
+        Some(failed) => Err(BodyError::Failed(if text.is_empty() {
+            failed
+        } else {
+            format!("{text}\n{failed}")
+        })),
         None => Ok(text),
     }
 }

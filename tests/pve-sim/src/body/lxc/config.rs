@@ -35,12 +35,19 @@ pub(super) fn write(ct: &Ct<'_>, settings: &Settings) -> Result<(), BodyError> {
     text.push_str(&limits::lines(ct));
     for (index, (number, net)) in ct.conf.networks().into_iter().enumerate() {
         if net.get("tag").is_some() {
-            return Err(BodyError::Failed(format!("pve-sim: not simulated: VLAN tag of net{number}")));
+            return Err(BodyError::Failed(format!(
+                "pve-sim: not simulated: VLAN tag of net{number}"
+            )));
         }
         let script = folder.join(format!("net{number}-up"));
         let bridge = net.get("bridge").unwrap_or("vmbr0");
-        if !bridge.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-') {
-            return Err(BodyError::Failed(format!("net{number}: '{bridge}' is no name of a bridge")));
+        if !bridge
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
+        {
+            return Err(BodyError::Failed(format!(
+                "net{number}: '{bridge}' is no name of a bridge"
+            )));
         }
         write_script(&script, bridge)?;
         let _ = write!(

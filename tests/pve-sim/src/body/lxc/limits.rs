@@ -23,7 +23,14 @@ type Versions<'a> = &'a dyn Fn(&str) -> Option<u8>;
 fn limits(ct: &Ct<'_>, versions: Versions<'_>, cpus: u32) -> Vec<Limit> {
     let number = |key: &str, default: u64| ct.conf.get(key).and_then(|text| text.parse().ok()).unwrap_or(default);
     let mut limits = Vec::new();
-    let mut add = |controller, version, file, value: String| limits.push(Limit { controller, version, file, value });
+    let mut add = |controller, version, file, value: String| {
+        limits.push(Limit {
+            controller,
+            version,
+            file,
+            value,
+        })
+    };
     let memory = number("memory", 512) * MIB;
     let swap = number("swap", 512) * MIB;
     match versions("memory") {
@@ -46,7 +53,11 @@ fn limits(ct: &Ct<'_>, versions: Versions<'_>, cpus: u32) -> Vec<Limit> {
             add("cpuset", version, "cpuset.cpus", list.join(","));
         }
     }
-    let share = ct.conf.get("cpulimit").and_then(|text| text.parse::<f64>().ok()).filter(|share| *share > 0.0 && *share <= 8192.0);
+    let share = ct
+        .conf
+        .get("cpulimit")
+        .and_then(|text| text.parse::<f64>().ok())
+        .filter(|share| *share > 0.0 && *share <= 8192.0);
     if let Some(share) = share {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
         let quota_us = (share * 100_000.0) as u64;
@@ -70,13 +81,17 @@ fn version_here(controller: &str) -> Option<u8> {
 fn limits_here(ct: &Ct<'_>) -> Vec<Limit> {
     let mut limits = limits(ct, &version_here, cpus());
     limits.retain(|limit| {
-        limit.file != "memory.memsw.limit_in_bytes" || cgroups::controller(limit.controller, "").is_some_and(|(root, _)| root.join(limit.file).exists())
+        limit.file != "memory.memsw.limit_in_bytes"
+            || cgroups::controller(limit.controller, "").is_some_and(|(root, _)| root.join(limit.file).exists())
     });
     limits
 }
 
 fn cpus() -> u32 {
-    available_parallelism().ok().and_then(|number| u32::try_from(number.get()).ok()).unwrap_or(1)
+    available_parallelism()
+        .ok()
+        .and_then(|number| u32::try_from(number.get()).ok())
+        .unwrap_or(1)
 }
 
 /// Lines for LXC's configuration.
@@ -84,7 +99,11 @@ pub(super) fn lines(ct: &Ct<'_>) -> String {
     limits_here(ct)
         .iter()
         .map(|limit| {
-            let key = if limit.version == 1 { "lxc.cgroup" } else { "lxc.cgroup2" };
+            let key = if limit.version == 1 {
+                "lxc.cgroup"
+            } else {
+                "lxc.cgroup2"
+            };
             format!("{key}.{} = {}\n", limit.file, limit.value)
         })
         .collect()
@@ -97,7 +116,9 @@ pub(super) fn apply(ct: &Ct<'_>, cgroup: &str) -> Result<(), BodyError> {
     for _ in 0..2 {
         refused.clear();
         for limit in limits_here(ct) {
-            let Some((folder, _)) = cgroups::controller(limit.controller, cgroup) else { continue };
+            let Some((folder, _)) = cgroups::controller(limit.controller, cgroup) else {
+                continue;
+            };
             let path = folder.join(limit.file);
             if let Err(error) = fs::write(&path, &limit.value) {
                 refused.push(io_at(&path)(error));

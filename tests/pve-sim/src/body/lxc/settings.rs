@@ -34,7 +34,8 @@ impl Settings {
         if value.is_null() {
             return Ok(Self::default());
         }
-        serde_json::from_value(value).map_err(|error| BodyError::Failed(format!("pve-sim: `lab` in node.json: {error}")))
+        serde_json::from_value(value)
+            .map_err(|error| BodyError::Failed(format!("pve-sim: `lab` in node.json: {error}")))
     }
 
     /// The cgroup of a container.
@@ -57,7 +58,10 @@ impl Settings {
             return self.dns.clone();
         }
         let text = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-        text.lines().filter_map(|line| line.strip_prefix("nameserver ")).map(|word| word.trim().to_owned()).collect()
+        text.lines()
+            .filter_map(|line| line.strip_prefix("nameserver "))
+            .map(|word| word.trim().to_owned())
+            .collect()
     }
 
     /// A command in the node's namespace, which may be the one that this process is in.
@@ -100,6 +104,11 @@ pub(super) fn lxc_path(layout: &Layout) -> PathBuf {
 /// An LXC tool for one container.
 pub(super) fn tool(settings: &Settings, layout: &Layout, vmid: u32, name: &str) -> Command {
     let mut command = settings.command(&format!("/usr/bin/{name}"));
-    command.arg("-P").arg(lxc_path(layout)).arg("-n").arg(vmid.to_string()).current_dir("/");
+    command
+        .arg("-P")
+        .arg(lxc_path(layout))
+        .arg("-n")
+        .arg(vmid.to_string())
+        .current_dir("/");
     command
 }

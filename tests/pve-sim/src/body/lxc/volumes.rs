@@ -33,19 +33,32 @@ pub(super) fn tree(ct: &Ct<'_>) -> PathBuf {
 
 /// Root first, then mount points by number.
 pub(super) fn disks(ct: &Ct<'_>) -> Result<Vec<Disk>, BodyError> {
-    let mut disks = vec![Disk { inside: PathBuf::new(), volume: ct.root_volume.to_owned(), backup: true }];
+    let mut disks = vec![Disk {
+        inside: PathBuf::new(),
+        volume: ct.root_volume.to_owned(),
+        backup: true,
+    }];
     for (key, volume) in ct.conf.volumes() {
         if !key.starts_with("mp") {
             continue;
         }
         let properties = Properties::parse(ct.conf.get(&key).unwrap_or_default(), "volume");
         let path = properties.get("mp").unwrap_or_default();
-        let inside: PathBuf = Path::new(path).components().filter(|part| matches!(part, Component::Normal(_))).collect();
+        let inside: PathBuf = Path::new(path)
+            .components()
+            .filter(|part| matches!(part, Component::Normal(_)))
+            .collect();
         if inside.as_os_str().is_empty() || path.contains("..") {
-            return Err(BodyError::Failed(format!("{key}: '{path}' is no path of a mount point")));
+            return Err(BodyError::Failed(format!(
+                "{key}: '{path}' is no path of a mount point"
+            )));
         }
         let volume = storage::path_of(ct.layout, &volume).map_err(|stop| BodyError::Failed(stop.text()))?;
-        disks.push(Disk { inside, volume, backup: properties.get("backup") == Some("1") });
+        disks.push(Disk {
+            inside,
+            volume,
+            backup: properties.get("backup") == Some("1"),
+        });
     }
     Ok(disks)
 }
@@ -112,7 +125,10 @@ fn format(image: &Path) -> Result<bool, BodyError> {
         return Ok(false);
     }
     let mut command = Command::new("mkfs.ext4");
-    command.args(["-q", "-F", "-J", "size=16", "-E"]).arg(format!("root_owner={ID_FIRST}:{ID_FIRST},nodiscard")).arg(image);
+    command
+        .args(["-q", "-F", "-J", "size=16", "-E"])
+        .arg(format!("root_owner={ID_FIRST}:{ID_FIRST},nodiscard"))
+        .arg(image);
     child::run(command).map(|_| true)
 }
 
@@ -137,7 +153,10 @@ pub(super) fn make_folders(root: &Path, inside: &Path) -> Result<PathBuf, BodyEr
         match fs::symlink_metadata(&path) {
             Ok(meta) if meta.is_dir() => {}
             Ok(_) => {
-                return Err(BodyError::Failed(format!("'{}' in the container is no folder, so nothing is mounted or written there", inside.display())));
+                return Err(BodyError::Failed(format!(
+                    "'{}' in the container is no folder, so nothing is mounted or written there",
+                    inside.display()
+                )));
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 fs::create_dir(&path).map_err(io_at(&path))?;
