@@ -27,6 +27,9 @@ pub(crate) struct OwnershipRecord {
     pub(crate) operation: OperationId,
     /// Seconds since 1970 when the making began: a `vzcreate` task that is older is not of ours.
     pub(crate) began_unix_s: i64,
+    /// Our tool began to make it and did not finish: what lies half made under the number may be ours.
+    #[serde(default)]
+    pub(crate) interrupted: bool,
     /// After it was made.
     pub(crate) root_volume: Option<String>,
     /// After it was made.
@@ -41,6 +44,7 @@ impl OwnershipRecord {
             owner,
             operation,
             began_unix_s,
+            interrupted: false,
             root_volume: None,
             mac: None,
         }

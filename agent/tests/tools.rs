@@ -31,6 +31,7 @@ use uuid::Uuid;
 const PCT: &str = r#"#!/bin/sh
 root=$(dirname "$0")/../..
 echo "$@" >> "$root/calls"
+if [ -e "$root/locked" ]; then rm "$root/locked"; echo "CT is locked (backup)" >&2; exit 255; fi
 echo working
 while [ ! -e "$root/go" ]; do sleep 0.02; done
 echo "0: 0 0 0 0 0 1 @/var/lib/lxc/100/command" >> "$root/proc/net/unix"
@@ -50,7 +51,10 @@ impl Machine {
             "etc/pve/.vmlist",
             r#"{"version":2,"ids":{"100":{"node":"pve1","type":"lxc","version":1}}}"#,
         );
-        machine.put("etc/pve/nodes/pve1/lxc/100.conf", "hostname: web\ntags: proximity\n");
+        machine.put(
+            "etc/pve/nodes/pve1/lxc/100.conf",
+            "hostname: web\nrootfs: local:100/vm-100-disk-0.raw,size=1G\ntags: proximity\n",
+        );
         let record = serde_json::json!({"version": 1, "app": "nginx-a1b2c3d4", "generation": 1, "operation": Uuid::from_u128(1), "began_unix_s": 0});
         machine.put("etc/pve/priv/proximity/100", &record.to_string());
         machine.put("proc/net/unix", "Num RefCount Protocol Flags Type St Inode Path\n");
@@ -210,6 +214,18 @@ async fn a_killed_tool_is_a_failure_that_can_be_tried_again() {
         ..command()
     };
     assert_eq!(run(machine.node(), again).await, Ok(Outcome::Done));
+    assert_eq!(machine.calls(), 2);
+}
+
+#[tokio::test]
+async fn a_step_that_had_to_wait_acts_anew_under_the_same_name() {
+    let machine = Machine::new();
+    machine.put("locked", "");
+    machine.put("go", "");
+    let fault = run(machine.node(), command()).await.unwrap_err();
+    assert_eq!(fault.kind, FaultKind::Locked);
+    assert!(fault.message.contains("vzdump"), "{fault}");
+    assert_eq!(run(machine.node(), command()).await, Ok(Outcome::Done));
     assert_eq!(machine.calls(), 2);
 }
 

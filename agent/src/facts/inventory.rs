@@ -95,7 +95,7 @@ fn container(
         lock: conf.get("lock").map(str::to_owned),
         // While it is being made there is nothing to compare yet.
         owner: record
-            .filter(|record| conf.get("lock") == Some("create") || record.is_of(&conf))
+            .filter(|record| conf.is_half_made() || record.is_of(&conf))
             .map(|record| record.owner),
         addresses,
         memory_mb: Some(conf.memory_mb()),

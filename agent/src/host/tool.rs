@@ -108,6 +108,39 @@ pub(crate) fn discard(node: &NodeContext, id: ToolId<'_>) -> io::Result<()> {
     }
 }
 
+/// Removes what the ended tools of a step left. A step that has to wait (for a lock, for quorum) spends no try, so it comes back under the same name and
+/// must act anew then instead of finding the old refusal.
+pub(crate) fn discard_ended(node: &NodeContext, operation: OperationId, step: &StepKey) -> io::Result<()> {
+    let own = format!("proximity-op-{operation}-{step}-");
+    for entry in fs::read_dir(node.state("tools"))? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with(&own)
+            && matches!(ToolDir(entry.path()).phase()?, Phase::Ended(_) | Phase::Lost)
+        {
+            fs::remove_dir_all(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether a tool of that name has run for this container in an operation, as far as its results are kept.
+pub(crate) fn has_run(node: &NodeContext, operation: OperationId, name: &str, vmid: Vmid) -> io::Result<bool> {
+    let (start, end) = (format!("proximity-op-{operation}-"), format!("-{name}"));
+    for entry in fs::read_dir(node.state("tools"))? {
+        let entry = entry?;
+        let unit = entry.file_name().to_string_lossy().into_owned();
+        let dir = ToolDir(entry.path());
+        if unit.starts_with(&start)
+            && unit.ends_with(&end)
+            && dir.request()?.is_some_and(|request| request.vmid == Some(vmid))
+            && dir.phase()? != Phase::Unclaimed
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Whether this run was ever asked for.
 pub(crate) fn was_asked(node: &NodeContext, id: ToolId<'_>) -> bool {
     node.state("tools").join(id.unit()).join("request.json").exists()

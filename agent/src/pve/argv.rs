@@ -13,7 +13,7 @@ pub(crate) const TAG: &str = "proximity";
 /// One call of one tool.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Argv {
-    /// `pct` or `pveam`.
+    /// `pct` or `pveam`; an absolute path is a tool of the system.
     pub(crate) tool: &'static str,
     pub(crate) words: Vec<String>,
 }
@@ -96,6 +96,14 @@ pub(crate) fn stop(vmid: Vmid) -> Argv {
 /// `pct unlock`, for a leftover of our own.
 pub(crate) fn unlock(vmid: Vmid) -> Argv {
     pct(["unlock".into(), vmid.to_string()])
+}
+
+/// `umount`, for what a killed `pct create` leaves: `pct unmount` works on `lock: mounted` only.
+pub(crate) fn unmount(point: &Path) -> Argv {
+    Argv {
+        tool: "/bin/umount",
+        words: vec![point.to_string_lossy().into_owned()],
+    }
 }
 
 /// `pct destroy` with its disks, also those that its configuration does not name, and its entries in backup jobs.

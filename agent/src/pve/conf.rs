@@ -69,6 +69,14 @@ impl Conf {
         self.get("rootfs")?.split(',').next()
     }
 
+    /// Whether it is what `pct create` writes before the container is there (only `lock: create`), or what `pct unlock` makes of that (nothing).
+    pub(crate) fn is_half_made(&self) -> bool {
+        match self.get("lock") {
+            Some(lock) => lock == "create",
+            None => self.get("rootfs").is_none(),
+        }
+    }
+
     /// Whether a tag is set.
     pub(crate) fn has_tag(&self, tag: &str) -> bool {
         self.get("tags")
@@ -124,6 +132,8 @@ mod tests {
         assert_eq!(conf.mac(), Some("BC:24:11:72:BA:72"));
         assert_eq!(conf.net0("gw"), Some("10.99.0.1"));
         assert_eq!(conf.static_addresses(), [([10, 99, 0, 102].into(), 24)]);
+        assert!(!conf.is_half_made() && Conf::parse("lock: create\n").is_half_made() && Conf::parse("").is_half_made());
+        assert!(!Conf::parse("lock: backup\n").is_half_made());
         assert!(conf.has_tag("proximity") && !conf.has_tag("prox"));
         assert_eq!(
             (conf.snapshots, conf.pending, conf.raw_lxc.len()),

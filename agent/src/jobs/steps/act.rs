@@ -72,6 +72,13 @@ impl Act<'_> {
         }
     }
 
+    /// Forgets all calls that have ended: the step has to wait, and acts anew when it comes back.
+    pub(super) fn forget_ended(&self) {
+        if let Err(error) = tool::discard_ended(self.node, self.operation, self.step) {
+            tracing::warn!(%error, "results of tools could not be removed");
+        }
+    }
+
     /// Refuses while a tool of another step still changes the container: it may have outlived its deadline.
     pub(super) fn check_idle(&self, vmid: Vmid) -> Result<(), Fault> {
         let busy = tool::busy(self.node, vmid, self.operation, self.step).map_err(|error| {
@@ -103,6 +110,7 @@ impl Act<'_> {
             Bound::Terminate(time) => (time, true),
         };
         let call = ToolCall {
+            // Joining an absolute path gives that path.
             program: self.node.pve_tool(argv.tool),
             arguments: argv.words.clone(),
             vmid,
@@ -171,7 +179,11 @@ pub(super) fn failure(argv: &Argv, end: &ToolEnd) -> Fault {
         .rev()
         .map(str::trim)
         .find(|line| !line.is_empty())
-        .unwrap_or("it says nothing");
+        .unwrap_or(if end.code.is_none() {
+            "a signal ended it"
+        } else {
+            "it says nothing"
+        });
     let fault = match words::cause(&end.stderr).or_else(|| words::cause(&text)) {
         Some((kind, sentence)) => Fault::new(kind, format!("{}: {sentence}", label(argv))),
         None => Fault::new(FaultKind::ToolFailed, format!("{} failed: {last}", label(argv))),

@@ -19,7 +19,7 @@ use proximity_protocol::{
 use std::time::Duration;
 
 /// The name of the tool's run.
-const CREATE: &str = "create";
+pub(super) const CREATE: &str = "create";
 /// Unpacking a big template on a slow disk takes minutes; after this it is told to roll back.
 const BOUND: Duration = Duration::from_secs(1_800);
 
@@ -73,13 +73,32 @@ pub(super) async fn run(act: &Act<'_>, spec: &ContainerSpec) -> Result<Outcome, 
                 )
             }))
         }
-        (Ok(Found::Half), Some(fault)) => Err(settle(fault)),
-        (Ok(Found::Half), None) => Err(Fault::new(
-            FaultKind::ToolFailed,
-            format!("pct create {vmid} left the container half made"),
-        )),
+        (Ok(Found::Half), Some(fault)) => {
+            remember(act, spec)?;
+            Err(settle(fault))
+        }
+        (Ok(Found::Half), None) => {
+            remember(act, spec)?;
+            let message = format!("pct create {vmid} left the container half made");
+            Err(Fault::new(FaultKind::ToolFailed, message))
+        }
         (Err(_), Some(fault)) => Err(fault),
         (Err(fault), None) => Err(fault),
+    }
+}
+
+/// The tool's own result is dropped once the coordinator has heard of it; that what is left here is ours must outlive that.
+fn remember(act: &Act<'_>, spec: &ContainerSpec) -> Result<(), Fault> {
+    match ownership::read(act.node, spec.vmid)? {
+        Some(record) if record.owner == spec.owner && !record.interrupted => ownership::write(
+            act.node,
+            spec.vmid,
+            &OwnershipRecord {
+                interrupted: true,
+                ..record
+            },
+        ),
+        _ => Ok(()),
     }
 }
 
@@ -120,7 +139,7 @@ fn find(act: &Act<'_>, spec: &ContainerSpec) -> Result<Found, Fault> {
     let Some(conf) = cluster::conf(act.node, vmid)? else {
         return Ok(Found::Nothing);
     };
-    if conf.get("lock") == Some("create") {
+    if conf.is_half_made() {
         return if leftover::is_ours(act, vmid, &record)? {
             Ok(Found::Half)
         } else {
@@ -167,6 +186,7 @@ fn finish(act: &Act<'_>, spec: &ContainerSpec, conf: &Conf, record: OwnershipRec
         ));
     }
     let complete = OwnershipRecord {
+        interrupted: false,
         root_volume: conf.root_volume().map(str::to_owned),
         mac: conf.mac().map(str::to_owned),
         ..record.clone()

@@ -39,7 +39,7 @@ pub(super) async fn run(act: &Act<'_>, target: &Target) -> Result<Outcome, Fault
 
 async fn destroy(act: &Act<'_>, container: &Container) -> Result<(), Fault> {
     let vmid = container.vmid;
-    if container.conf.get("lock") == Some("create") {
+    if container.conf.is_half_made() {
         if !leftover::is_ours(act, vmid, &container.record)? {
             return Err(Fault::new(
                 FaultKind::NotOurs,

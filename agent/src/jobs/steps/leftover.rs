@@ -1,9 +1,13 @@
 //! What a killed `pct create` of ours leaves: a configuration with only `lock: create`, its disk, and perhaps a mount. `unlock` and `destroy
 //! --destroy-unreferenced-disks` remove it, once nothing is mounted.
 
-use super::act::{Act, Bound};
+use super::{
+    act::{Act, Bound},
+    ensure_created::CREATE,
+};
 use crate::{
-    host::short,
+    facts::cluster,
+    host::tool,
     ownership::OwnershipRecord,
     pve::{argv, tasks::TaskId},
 };
@@ -18,8 +22,18 @@ const BOUND: Duration = Duration::from_secs(300);
 /// A record and its task are written by one clock, but the task counts whole seconds.
 const ROUNDING_S: i64 = 2;
 
-/// Whether the half-made container is ours: we wrote a record when the number was free, and a task on this node began to make it after that.
+/// Whether the half-made container is ours: we wrote a record when the number was free, our tool ran after that and was not told that the number is
+/// taken (the record would be gone), and a task on this node began to make the container after that.
 pub(super) fn is_ours(act: &Act<'_>, vmid: Vmid, record: &OwnershipRecord) -> Result<bool, Fault> {
+    let ran = tool::has_run(act.node, record.operation, CREATE, vmid).map_err(|error| {
+        Fault::new(
+            FaultKind::Internal,
+            format!("the agent's folder of tools cannot be read: {error}"),
+        )
+    })?;
+    if !ran && !record.interrupted {
+        return Ok(false);
+    }
     let folder = act.node.host().task_log.join("tasks");
     let unreadable = |error: io::Error| {
         Fault::new(
@@ -55,14 +69,17 @@ pub(super) async fn remove(act: &Act<'_>, vmid: Vmid) -> Result<(), Fault> {
         "removing what an interrupted creation of container {vmid} left"
     ));
     unmount(act, vmid).await?;
-    act.must("leftover_unlock", &argv::unlock(vmid), Some(vmid), Bound::Wait(BOUND))
-        .await?;
+    // Interrupted itself, it may have unlocked already.
+    if cluster::conf(act.node, vmid)?.is_some_and(|conf| conf.get("lock").is_some()) {
+        act.must("leftover_unlock", &argv::unlock(vmid), Some(vmid), Bound::Wait(BOUND))
+            .await?;
+    }
     act.must("leftover_destroy", &argv::destroy(vmid), Some(vmid), Bound::Wait(BOUND))
         .await?;
     Ok(())
 }
 
-/// `pct unmount` works on `lock: mounted` only, and a disk that stays mounted stays in use after its file is gone.
+/// A disk that stays mounted stays in use after its file is gone. It runs as a tool, in the machine's own mount namespace.
 async fn unmount(act: &Act<'_>, vmid: Vmid) -> Result<(), Fault> {
     let below = act.node.host().lxc.join(vmid.to_string());
     let mounts = fs::read_to_string("/proc/self/mounts").map_err(|error| {
@@ -71,24 +88,13 @@ async fn unmount(act: &Act<'_>, vmid: Vmid) -> Result<(), Fault> {
             format!("/proc/self/mounts cannot be read: {error}"),
         )
     })?;
+    let points = mounts.lines().filter_map(|line| line.split(' ').nth(1)).map(Path::new);
+    let points: Vec<&Path> = points.filter(|point| point.starts_with(&below)).collect();
     // The newest first: mounts may lie in each other.
-    for point in mounts
-        .lines()
-        .rev()
-        .filter_map(|line| line.split(' ').nth(1))
-        .map(Path::new)
-        .filter(|point| point.starts_with(&below))
-    {
-        let end = short::run(Path::new("umount"), &[point.into()], None, Duration::from_secs(60))
-            .await
-            .map_err(|error| Fault::new(FaultKind::ToolFailed, format!("umount {}: {error}", point.display())))?;
-        if !end.success {
-            return Err(Fault::new(
-                FaultKind::ToolFailed,
-                format!("{} cannot be unmounted", point.display()),
-            )
-            .with_detail(&end.stderr));
-        }
+    for (n, point) in points.into_iter().rev().enumerate() {
+        let argv = argv::unmount(point);
+        act.must(&format!("leftover_unmount_{n}"), &argv, Some(vmid), Bound::Wait(BOUND))
+            .await?;
     }
     Ok(())
 }

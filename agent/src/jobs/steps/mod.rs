@@ -43,21 +43,34 @@ pub async fn execute(node: &NodeContext, command: &Command, progress: &ProgressS
     if !command.verb.reads_only() && !cluster::members(node)?.quorate {
         return Err(Fault::new(FaultKind::NotQuorate, "the cluster has no quorum: nothing is changed on this node until it has"));
     }
-    let act = Act { node, operation: command.operation, step: &command.step, progress };
-    match &command.verb {
-        Verb::Inventory => Ok(Outcome::Inventory(Box::new(node.inventory().await))),
-        Verb::Confirm(confirm) => confirm::run(&act, confirm).await,
-        Verb::EnsureTemplate { storage, prefix } => ensure_template::run(&act, storage, prefix).await,
-        Verb::EnsureCreated(spec) => ensure_created::run(&act, spec).await,
-        Verb::EnsureStarted(target) => ensure_started::run(&act, target).await,
-        Verb::EnsureStopped { target, timeout_s } => ensure_stopped::run(&act, target, *timeout_s).await,
-        Verb::AwaitNetwork { target, expect, timeout_s } => await_network::run(&act, target, *expect, *timeout_s).await,
-        Verb::InstallRecipe { target, recipe } => install_recipe::run(&act, target, recipe).await,
-        Verb::AwaitHealthy { target, timeout_s } => await_healthy::run(&act, target, *timeout_s).await,
+    let act = Act {
+        node,
+        operation: command.operation,
+        step: &command.step,
+        progress,
+    };
+    let result = run(&act, &command.verb).await;
+    if result.as_ref().is_err_and(|fault| fault.kind.waits()) {
+        act.forget_ended();
+    }
+    result
+}
+
+async fn run(act: &Act<'_>, verb: &Verb) -> Result<Outcome, Fault> {
+    match verb {
+        Verb::Inventory => Ok(Outcome::Inventory(Box::new(act.node.inventory().await))),
+        Verb::Confirm(confirm) => confirm::run(act, confirm).await,
+        Verb::EnsureTemplate { storage, prefix } => ensure_template::run(act, storage, prefix).await,
+        Verb::EnsureCreated(spec) => ensure_created::run(act, spec).await,
+        Verb::EnsureStarted(target) => ensure_started::run(act, target).await,
+        Verb::EnsureStopped { target, timeout_s } => ensure_stopped::run(act, target, *timeout_s).await,
+        Verb::AwaitNetwork { target, expect, timeout_s } => await_network::run(act, target, *expect, *timeout_s).await,
+        Verb::InstallRecipe { target, recipe } => install_recipe::run(act, target, recipe).await,
+        Verb::AwaitHealthy { target, timeout_s } => await_healthy::run(act, target, *timeout_s).await,
         Verb::EnsurePublished { target, public_port, address, port } => {
-            ensure_published::run(&act, target, *public_port, *address, *port).await
+            ensure_published::run(act, target, *public_port, *address, *port).await
         }
-        Verb::EnsureUnpublished { target, public_port } => ensure_published::undo(&act, target, *public_port).await,
-        Verb::EnsureDestroyed(target) => ensure_destroyed::run(&act, target).await,
+        Verb::EnsureUnpublished { target, public_port } => ensure_published::undo(act, target, *public_port).await,
+        Verb::EnsureDestroyed(target) => ensure_destroyed::run(act, target).await,
     }
 }

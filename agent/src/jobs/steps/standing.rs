@@ -69,7 +69,7 @@ fn here(node: &NodeContext, vmid: Vmid, guest: &Guest, record: OwnershipRecord) 
             format!("the configuration of container {vmid} changes just now; try again"),
         )
     })?;
-    let making = conf.get("lock") == Some("create");
+    let making = conf.is_half_made();
     if !making && !record.is_of(&conf) {
         return Err(not_ours(
             vmid,
@@ -165,7 +165,7 @@ mod tests {
         testing::put(
             dir.path(),
             "etc/pve/nodes/pve1/lxc/100.conf",
-            "tags: proximity\nhostname: nginx\n",
+            "tags: proximity\nhostname: nginx\nrootfs: local:100/x\n",
         );
         assert_eq!(
             look(&node, &target()).unwrap_err().kind,
