@@ -28,6 +28,9 @@ pub mod surroundings;
 
 mod acts;
 mod drive;
+mod finish;
+mod send;
+mod settle;
 #[cfg(test)]
 pub(crate) mod tests;
 

@@ -45,6 +45,28 @@ pub(crate) struct Draft {
     pub(crate) percent: Option<u8>,
 }
 
+impl Draft {
+    /// Only the operation, as it is.
+    pub(crate) fn of(operation: OperationRow) -> Self {
+        Self {
+            operation,
+            steps: Vec::new(),
+            changes: Vec::new(),
+            lines: Vec::new(),
+            percent: None,
+        }
+    }
+}
+
+/// A line of the app's log.
+pub(crate) fn line(level: LogLevel, step: &str, message: String) -> Line {
+    Line {
+        level,
+        step: step.to_owned(),
+        message,
+    }
+}
+
 /// Why a draft was not written.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RecordError {

@@ -1,0 +1,95 @@
+//! How an operation turns around on request, and how it ends.
+
+use super::{
+    drive::{Advance, Drive, Moment, Pause},
+    record::{self, Draft, RecordError, line},
+    settle::why_undone,
+    step::{Change, Kind},
+};
+use crate::{
+    domain::{app_state::Status, operation_state::OperationState},
+    store::{StoreError, deployment_logs::LogLevel},
+};
+
+impl Drive<'_> {
+    /// Somebody asked to stop.
+    pub(super) async fn turn_back(&self, moment: Moment) -> Advance {
+        let mut draft = Draft::of(moment.operation);
+        draft.operation.state = OperationState::Undoing;
+        draft.operation.reason = Some("cancelled".into());
+        let words = "Cancelled; taking back what was done".to_owned();
+        draft.lines.push(line(LogLevel::Info, "cancel", words));
+        self.write(draft).await
+    }
+
+    /// Everything is done, or taken back.
+    pub(super) async fn finish(&self, moment: Moment, kind: &'static Kind, done: bool) -> Advance {
+        let why = why_undone(&moment.operation);
+        let view = moment.view(&[]);
+        let (changes, level, words) = if done {
+            ((kind.done)(&view), LogLevel::Info, format!("{} is done", kind.name))
+        } else {
+            let words = format!("{} was taken back: {why}", kind.name);
+            ((kind.undone)(&view, &why), LogLevel::Error, words)
+        };
+        let node = moment.operation.node_id;
+        let mut draft = Draft::of(moment.operation);
+        draft.changes = changes;
+        draft.lines.push(line(level, kind.name, words));
+        draft.operation.state = if done {
+            OperationState::Done
+        } else {
+            OperationState::Undone
+        };
+        draft.operation.reason = (!done).then_some(why);
+        draft.operation.finished_at = Some(self.engine.deps().clock.now_ms());
+        let pause = self.write(draft).await?;
+        if let Some(node) = node {
+            self.engine.deps().commands.committed(node, self.id, None);
+        }
+        Ok(pause)
+    }
+
+    /// It cannot be carried out by this version at all.
+    pub(super) async fn unknown(&self, moment: Moment, why: String) -> Advance {
+        let mut draft = Draft::of(moment.operation);
+        let advice = "Install the newer version again, or delete the app.".to_owned();
+        self.stuck(&mut draft, why, advice);
+        self.write(draft).await
+    }
+
+    /// Ends an operation that the engine cannot bring to an end.
+    pub(super) fn stuck(&self, draft: &mut Draft, why: String, advice: String) {
+        let words = format!("{why}. {advice}");
+        draft
+            .lines
+            .push(line(LogLevel::Error, &draft.operation.kind, words.clone()));
+        draft.changes.push(Change::Status(Status::Error));
+        draft.changes.push(Change::Reason(Some(words)));
+        draft.operation.state = OperationState::Stuck;
+        draft.operation.reason = Some(why);
+        draft.operation.action = Some(advice);
+        draft.operation.finished_at = Some(self.engine.deps().clock.now_ms());
+        tracing::error!(operation_id = %self.id, app_id = draft.operation.app_id, reason = draft.operation.reason, action = draft.operation.action, "an operation is stuck");
+    }
+
+    /// Writes a draft and tells subscribers.
+    pub(super) async fn try_write(&self, mut draft: Draft) -> Result<(), RecordError> {
+        let deps = self.engine.deps();
+        let now = deps.clock.now_ms();
+        for event in record::write(&deps.store, &deps.inventories, now, &mut draft).await? {
+            deps.bus.publish(event);
+        }
+        Ok(())
+    }
+
+    /// The same for a draft that chooses nothing.
+    pub(super) async fn write(&self, draft: Draft) -> Advance {
+        match self.try_write(draft).await {
+            Ok(()) => Ok(None),
+            Err(RecordError::Store(error)) => Err(error),
+            Err(RecordError::Behind) => Ok(Some(Pause::Behind)),
+            Err(RecordError::Exhausted(why)) => Err(StoreError::Corrupt(why)),
+        }
+    }
+}
