@@ -2,7 +2,7 @@
 //! destroyed. It lies in the cluster file system, so it follows the container to other nodes. A tag is decoration and proves nothing.
 //!
 //! A record alone is not enough: an operator may have destroyed our container by hand and made another one of the same number. So a record also keeps
-//! the root volume and the Ethernet address as Proxmox chose them, and [`OwnershipRecord::is_of`] wants two of these three to hold: root volume,
+//! the root volume and the Ethernet address as Proxmox chose them, and `OwnershipRecord::is_of` wants two of these three to hold: root volume,
 //! address, tag.
 
 use crate::{

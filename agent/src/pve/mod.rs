@@ -1,4 +1,4 @@
-//! Proxmox's tools and files: what to say to the tools ([`argv`]), what their words mean ([`words`]), and parsers of the files that tell the state
+//! Proxmox's tools and files: what to say to the tools (`argv`), what their words mean (`words`), and parsers of the files that tell the state
 //! without a process. All pure: text in, values out, and never a panic, whatever the text.
 
 pub(crate) mod argv;

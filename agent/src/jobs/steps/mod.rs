@@ -2,7 +2,7 @@
 //! of the node decides and not what a tool says.
 //!
 //! [`execute`] is the only way in. Before a step runs, it validates every number again, asks the node's own policy, and refuses what would change
-//! something while the cluster is not quorate. Which container may be touched is decided in [`standing`], from the ownership record alone.
+//! something while the cluster is not quorate. Which container may be touched is decided in `standing`, from the ownership record alone.
 //!
 //! A step may be repeated at any time, also after the agent was killed in the middle: its tools are found again by name (see `host::tool`).
 
