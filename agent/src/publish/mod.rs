@@ -57,7 +57,10 @@ pub async fn watch(node: NodeContext, tx: mpsc::Sender<u32>) {
         match repair(&node).await {
             Ok(0) => {}
             Ok(count) => {
-                tracing::warn!(count, "published ports had been removed by another tool and were set again");
+                tracing::warn!(
+                    count,
+                    "published ports had been removed by another tool and were set again"
+                );
                 if tx.send(count).await.is_err() {
                     return;
                 }
@@ -95,8 +98,18 @@ pub(crate) async fn check_free(node: &NodeContext, public_port: u16, owner: &Own
     check_free_locked(node, &desired::load(node)?, public_port, owner).await
 }
 
-async fn check_free_locked(node: &NodeContext, wanted: &[PublishedPort], public_port: u16, owner: &Owner) -> Result<(), Fault> {
-    let taken = |by: String| Err(Fault::new(FaultKind::PortTaken, format!("port {public_port} of the node is taken by {by}")));
+async fn check_free_locked(
+    node: &NodeContext,
+    wanted: &[PublishedPort],
+    public_port: u16,
+    owner: &Owner,
+) -> Result<(), Fault> {
+    let taken = |by: String| {
+        Err(Fault::new(
+            FaultKind::PortTaken,
+            format!("port {public_port} of the node is taken by {by}"),
+        ))
+    };
     match wanted.iter().find(|port| port.public_port == public_port) {
         // It is ours: who listens there now may well be the container's own port.
         Some(port) if port.owner == *owner => return Ok(()),
@@ -132,7 +145,11 @@ pub(crate) async fn publish(node: &NodeContext, port: PublishedPort) -> Result<(
 async fn answers(node: &NodeContext, port: &PublishedPort) -> Result<(), Fault> {
     let limit = Instant::now() + ANSWER;
     loop {
-        let tried = timeout(Duration::from_secs(5), TcpStream::connect((node.address(), port.public_port))).await;
+        let tried = timeout(
+            Duration::from_secs(5),
+            TcpStream::connect((node.address(), port.public_port)),
+        )
+        .await;
         let why = match tried {
             Ok(Ok(_)) => return Ok(()),
             Ok(Err(error)) => error.to_string(),
@@ -155,11 +172,18 @@ async fn answers(node: &NodeContext, port: &PublishedPort) -> Result<(), Fault> 
 }
 
 /// The owner's ports of this container, or just one of them, lead nowhere any more.
-pub(crate) async fn unpublish(node: &NodeContext, vmid: Vmid, owner: &Owner, public_port: Option<u16>) -> Result<(), Fault> {
+pub(crate) async fn unpublish(
+    node: &NodeContext,
+    vmid: Vmid,
+    owner: &Owner,
+    public_port: Option<u16>,
+) -> Result<(), Fault> {
     let mut last = node.lock_publishing().await;
     let mut wanted = desired::load(node)?;
     let before = wanted.len();
-    wanted.retain(|port| port.vmid != vmid || port.owner != *owner || public_port.is_some_and(|number| number != port.public_port));
+    wanted.retain(|port| {
+        port.vmid != vmid || port.owner != *owner || public_port.is_some_and(|number| number != port.public_port)
+    });
     if wanted.len() < before {
         desired::store(node, &wanted)?;
     } else if wanted.is_empty() {

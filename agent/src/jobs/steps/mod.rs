@@ -41,7 +41,10 @@ pub async fn execute(node: &NodeContext, command: &Command, progress: &ProgressS
     }
     Policy::load(&node.config().paths.policy)?.check(&command.verb)?;
     if !command.verb.reads_only() && !cluster::members(node)?.quorate {
-        return Err(Fault::new(FaultKind::NotQuorate, "the cluster has no quorum: nothing is changed on this node until it has"));
+        return Err(Fault::new(
+            FaultKind::NotQuorate,
+            "the cluster has no quorum: nothing is changed on this node until it has",
+        ));
     }
     let act = Act {
         node,
@@ -64,12 +67,19 @@ async fn run(act: &Act<'_>, verb: &Verb) -> Result<Outcome, Fault> {
         Verb::EnsureCreated(spec) => ensure_created::run(act, spec).await,
         Verb::EnsureStarted(target) => ensure_started::run(act, target).await,
         Verb::EnsureStopped { target, timeout_s } => ensure_stopped::run(act, target, *timeout_s).await,
-        Verb::AwaitNetwork { target, expect, timeout_s } => await_network::run(act, target, *expect, *timeout_s).await,
+        Verb::AwaitNetwork {
+            target,
+            expect,
+            timeout_s,
+        } => await_network::run(act, target, *expect, *timeout_s).await,
         Verb::InstallRecipe { target, recipe } => install_recipe::run(act, target, recipe).await,
         Verb::AwaitHealthy { target, timeout_s } => await_healthy::run(act, target, *timeout_s).await,
-        Verb::EnsurePublished { target, public_port, address, port } => {
-            ensure_published::run(act, target, *public_port, *address, *port).await
-        }
+        Verb::EnsurePublished {
+            target,
+            public_port,
+            address,
+            port,
+        } => ensure_published::run(act, target, *public_port, *address, *port).await,
         Verb::EnsureUnpublished { target, public_port } => ensure_published::undo(act, target, *public_port).await,
         Verb::EnsureDestroyed(target) => ensure_destroyed::run(act, target).await,
     }
