@@ -3,6 +3,7 @@
 //! - `<root>/usr/bin/pct …`: the node is the nearest folder above the link that holds a `node.json`
 //! - `pve-sim serve --root <root>`: answers on the ports of hollow containers, until it is told to end
 //! - `pve-sim create --root <root> --name <name> --address <ip>`: lays a node out
+//! - `pve-sim lab-clean [--name <lab>]`: removes what a lab that crashed has left; without a name, of all whose process is gone
 //! - `pve-sim run --root <root> <tool> …`: one tool without a link
 
 use std::path::{Path, PathBuf};
@@ -39,6 +40,14 @@ fn run() -> anyhow::Result<i32> {
             .position(|word| word == wanted)
             .and_then(|at| argv.get(at + 1))
     };
+    if argv.get(1).map(String::as_str) == Some("lab-clean") {
+        let cleaned = match option("--name") {
+            Some(lab) => pve_sim::lab::clean(lab).map(|()| vec![lab.clone()])?,
+            None => pve_sim::lab::clean_dead()?,
+        };
+        cleaned.iter().for_each(|lab| println!("{lab}"));
+        return Ok(0);
+    }
     let root = PathBuf::from(option("--root").context("say which node: --root <folder>")?);
     match argv.get(1).map(String::as_str) {
         Some("serve") => {
@@ -58,7 +67,10 @@ fn run() -> anyhow::Result<i32> {
             let name = argv.get(at).context("say which tool to run")?;
             tool(&root, name, &argv[at + 1..])
         }
-        _ => bail!("commands are serve, create, run; tools are {}", TOOLS.join(", ")),
+        _ => bail!(
+            "commands are serve, create, lab-clean, run; tools are {}",
+            TOOLS.join(", ")
+        ),
     }
 }
 

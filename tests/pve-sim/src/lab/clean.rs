@@ -25,7 +25,7 @@ pub fn clean(lab: &str) -> Result<(), LabError> {
 /// Removes all labs whose process is gone; answers their names.
 ///
 /// # Errors
-/// As [`clean`].
+/// As [`clean()`].
 pub fn clean_dead() -> Result<Vec<String>, LabError> {
     let _lock = note::machine_lock()?;
     let mut cleaned = Vec::new();

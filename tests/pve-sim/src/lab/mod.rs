@@ -11,7 +11,7 @@
 //!                                                 └──────────────────────────────────────────────┘
 //! ```
 //!
-//! - [`Lab::up`] writes down what it is going to make (`/run/proximity-lab/<lab>/lab.json`) before it makes it; [`clean`] undoes from that
+//! - [`Lab::up`] writes down what it is going to make (`/run/proximity-lab/<lab>/lab.json`) before it makes it; [`clean()`] undoes from that
 //!   note, also after a crash. [`clean_dead`] does so for every lab whose process is gone, and is called by `up`.
 //! - A lab's name has the process id in it, its subnets are chosen under a machine-wide lock: labs of several processes do not meet.
 //! - Processes of a node run in its namespace by [`Lab::command_in`]; they see the machine's own `/proc` and `/sys`. sysfs shows the
@@ -187,7 +187,7 @@ impl Lab {
         Ok(lab)
     }
 
-    /// The name, for [`clean`].
+    /// The name, for [`clean()`].
     pub fn name(&self) -> &str {
         &self.name
     }

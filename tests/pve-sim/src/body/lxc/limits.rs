@@ -127,3 +127,70 @@ pub(super) fn apply(ct: &Ct<'_>, cgroup: &str) -> Result<(), BodyError> {
     }
     refused.into_iter().next().map_or(Ok(()), Err)
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::{Node, NodeSpec, Signals, SystemClock, conf::Section};
+
+    fn of(settings: &[(&str, &str)], version: Option<u8>) -> Vec<String> {
+        let dir = tempfile::tempdir().unwrap();
+        let node = Node::create(
+            &dir.path().join("root"),
+            &NodeSpec::new("pve1", std::net::Ipv4Addr::LOCALHOST),
+        )
+        .unwrap();
+        let mut conf = Section::default();
+        for (key, value) in settings {
+            conf.set(key, *value);
+        }
+        let ct = Ct {
+            layout: node.layout(),
+            clock: &SystemClock,
+            vmid: 101,
+            conf: &conf,
+            root_volume: std::path::Path::new(""),
+            interrupted: &Signals::default(),
+        };
+        limits(&ct, &|_| version, 4)
+            .iter()
+            .map(|limit| format!("{}={}", limit.file, limit.value))
+            .collect()
+    }
+
+    #[test]
+    fn both_versions_get_memory_swap_cores_and_share() {
+        let settings = [("memory", "256"), ("swap", "0"), ("cores", "2"), ("cpulimit", "0.5")];
+        let mib_256 = "268435456";
+        assert_eq!(
+            of(&settings, Some(1)),
+            [
+                format!("memory.limit_in_bytes={mib_256}"),
+                format!("memory.memsw.limit_in_bytes={mib_256}"),
+                "cpuset.cpus=1,2".to_owned(),
+                "cpu.cfs_period_us=100000".to_owned(),
+                "cpu.cfs_quota_us=50000".to_owned(),
+            ]
+        );
+        assert_eq!(
+            of(&settings, Some(2)),
+            [
+                format!("memory.max={mib_256}"),
+                "memory.swap.max=0".to_owned(),
+                "cpuset.cpus=1,2".to_owned(),
+                "cpu.max=50000 100000".to_owned(),
+            ]
+        );
+        assert!(of(&settings, None).is_empty());
+    }
+
+    #[test]
+    fn as_many_cores_as_the_node_has_are_no_limit() {
+        assert!(
+            of(&[("cores", "4")], Some(1))
+                .iter()
+                .all(|limit| !limit.starts_with("cpuset"))
+        );
+    }
+}
