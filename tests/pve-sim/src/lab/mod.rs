@@ -124,7 +124,7 @@ impl LabNode {
         format!("{}/{}", Ipv4Addr::new(a, b, c, 0), self.prefix)
     }
 
-    /// A command whose process runs in this node's network namespace; argv[0] and everything else as for any command.
+    /// A command whose process runs in this node's network namespace; arguments and streams as for any command.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new("/usr/bin/nsenter");
         command

@@ -1,5 +1,5 @@
 //! `nft` of a hollow node. The ruleset lies in `<root>/run/nft/ruleset.json`, in the form that `nft -j list ruleset`
-//! prints; `pve-sim serve` reads its DNAT rules ([`published`]). A change is whole or not at all, as the real one.
+//! prints; `pve-sim serve` reads its DNAT rules ([`mod@published`]). A change is whole or not at all, as the real one.
 //!
 //! Understood: `nft [-j] -f -|<file>`, `nft [-j] list ruleset|table|tables|chain|map`, `nft add|create|delete|destroy|flush …`,
 //! `-c` (check only), `-a`, `-n`, `-s`. Objects: tables, chains, rules, maps, sets, elements. Text is understood as far as
