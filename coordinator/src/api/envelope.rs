@@ -29,6 +29,13 @@ fn request_id(request: &Request) -> String {
         .map_or_else(|| uuid::Uuid::now_v7().to_string(), str::to_owned)
 }
 
+fn is_json(response: &Response) -> bool {
+    response
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"))
+}
+
 pub(super) async fn envelope(State(api): State<Api>, mut request: Request, next: Next) -> Response {
     let id = request_id(&request);
     let remote = remote::client_address(&request, &api.trusted_proxies);
@@ -53,7 +60,8 @@ pub(super) async fn envelope(State(api): State<Api>, mut request: Request, next:
     let status = response.status();
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
         problem.write(&mut response, &id);
-    } else if status.is_client_error() || status.is_server_error() {
+    } else if (status.is_client_error() || status.is_server_error()) && !is_json(&response) {
+        // The framework's own refusals are plain text; a handler's own JSON (health, degraded) stays.
         Problem::of_status(status).write(&mut response, &id);
     }
     if let Ok(value) = HeaderValue::from_str(&id) {

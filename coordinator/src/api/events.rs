@@ -20,7 +20,7 @@ use tokio::{
 
 /// How many stored events are read at once.
 const BATCH: i64 = 500;
-/// How often a line goes out when nothing happens, and the session is looked up again.
+/// How often a line goes out when nothing happens.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 pub(super) fn routes() -> Router<Api> {
@@ -92,7 +92,7 @@ pub(super) fn stream(api: Api, session: Session, of: Stream, live: Receiver<Even
     let left = Duration::from_millis(api.auth.ms_until(session.expires_at));
     let reader = Reader {
         access_ends: now + left,
-        look_up: now + KEEP_ALIVE,
+        look_up: now + api.stream_check,
         api,
         session,
         of,
@@ -138,7 +138,7 @@ impl Reader {
                 () = self.api.shutdown.cancelled() => return None,
                 () = tokio::time::sleep_until(self.access_ends) => return None,
                 () = tokio::time::sleep_until(self.look_up) => {
-                    self.look_up = Instant::now() + KEEP_ALIVE;
+                    self.look_up = Instant::now() + self.api.stream_check;
                     if !self.session_lives().await {
                         return None;
                     }

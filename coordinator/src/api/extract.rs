@@ -72,15 +72,31 @@ fn without_place(message: &str) -> &str {
     message.rfind(" at line ").map_or(message, |at| &message[..at])
 }
 
+fn malformed(error: &serde_json::Error) -> Problem {
+    Problem::new(
+        StatusCode::BAD_REQUEST,
+        format!("the body is not JSON ({error}); send a JSON object"),
+    )
+}
+
+/// serde would take a list for a struct, field by field; nobody means that.
+fn only_objects(bytes: &[u8]) -> Result<(), Problem> {
+    if bytes.trim_ascii_start().starts_with(b"{") {
+        return Ok(());
+    }
+    match serde_json::from_slice::<serde::de::IgnoredAny>(bytes) {
+        Err(error) => Err(malformed(&error)),
+        Ok(_) => Err(Problem::invalid(vec![FieldError {
+            loc: vec!["body".into()],
+            msg: "has to be a JSON object".into(),
+        }])),
+    }
+}
+
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    only_objects(bytes)?;
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let parsed: Result<T, _> = serde_path_to_error::deserialize(&mut deserializer);
-    let malformed = |error: &serde_json::Error| {
-        Problem::new(
-            StatusCode::BAD_REQUEST,
-            format!("the body is not JSON ({error}); send a JSON object"),
-        )
-    };
     match parsed {
         Ok(value) => match deserializer.end() {
             Ok(()) => Ok(value),

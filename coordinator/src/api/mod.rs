@@ -84,6 +84,8 @@ pub struct Api {
     pub trusted_proxies: TrustedProxies,
     /// Ends the streams when the coordinator stops.
     pub shutdown: CancellationToken,
+    /// How often a stream looks its session up, which may have been ended.
+    pub stream_check: std::time::Duration,
 }
 
 async fn nothing_here() -> problem::Problem {

@@ -1,0 +1,109 @@
+//! Server-Sent Events.
+use super::*;
+use std::time::Duration;
+
+fn ids(text: &str) -> Vec<i64> {
+    text.lines()
+        .filter_map(|l| l.strip_prefix("id:"))
+        .map(|id| id.trim().parse().unwrap())
+        .collect()
+}
+
+#[tokio::test]
+async fn an_operation_is_followed_to_its_end_and_resumed() {
+    let t = TestApi::new().await;
+    let token = t.user("ada", Role::User).await;
+    let app = t
+        .post(
+            &token,
+            "/api/apps",
+            json!({"catalog_id": "nginx", "hostname": "my-web"}),
+        )
+        .await
+        .expect(201);
+    let path = format!("/api/operations/{}/events", app["operation_id"].as_str().unwrap());
+    let engine = t.world.engine(1);
+    let bearer = format!("Bearer {token}");
+    // The stream is open while it happens, and ends by itself.
+    let headers = [("authorization", bearer.as_str())];
+    let (reply, ()) = tokio::join!(t.send("GET", &path, &headers, ""), t.world.settle(&engine));
+    assert_eq!(reply.headers["content-type"], "text/event-stream");
+    let all = ids(&reply.text);
+    assert!(all.len() > 3 && all.is_sorted(), "{}", reply.text);
+    assert!(
+        reply.text.contains("event: operation") && reply.text.contains("\"state\":\"done\""),
+        "{}",
+        reply.text
+    );
+    let half = all[all.len() / 2];
+    let rest = t
+        .send(
+            "GET",
+            &path,
+            &[("authorization", &bearer), ("last-event-id", &half.to_string())],
+            "",
+        )
+        .await;
+    assert_eq!(ids(&rest.text), all[all.len() / 2 + 1..]);
+    let last = all.last().unwrap().to_string();
+    assert_eq!(
+        t.send(
+            "GET",
+            &path,
+            &[("authorization", &bearer), ("last-event-id", &last)],
+            ""
+        )
+        .await
+        .status,
+        204
+    );
+    t.send("GET", &path, &[("authorization", &bearer), ("last-event-id", "x")], "")
+        .await
+        .problem(422);
+}
+
+#[tokio::test]
+async fn everybody_sees_only_what_is_theirs_and_a_stream_ends_with_the_coordinator() {
+    let t = TestApi::new().await;
+    let ada = t.user("ada", Role::User).await;
+    let bob = t.user("bob", Role::User).await;
+    let root = t.user("root", Role::Operator).await;
+    let app = t
+        .post(&ada, "/api/apps", json!({"catalog_id": "nginx", "hostname": "my-web"}))
+        .await
+        .expect(201);
+    t.world.settle(&t.world.engine(1)).await;
+    t.api.shutdown.cancel();
+    let id = app["id"].as_str().unwrap();
+    let events = async |token: &str| {
+        let bearer = format!("Bearer {token}");
+        t.send(
+            "GET",
+            "/api/events",
+            &[("authorization", &bearer), ("last-event-id", "0")],
+            "",
+        )
+        .await
+        .text
+    };
+    assert!(events(&ada).await.contains(id));
+    assert!(events(&root).await.contains(id));
+    assert!(!events(&bob).await.contains(id));
+    // Without a place: from now on.
+    assert!(!t.get(&ada, "/api/events").await.text.contains(id));
+}
+
+#[tokio::test]
+async fn a_stream_ends_with_its_token_and_with_its_session() {
+    let t = TestApi::new().await;
+    let token = t.user("ada", Role::User).await;
+    // Half a second before its end: the stream is open for as long.
+    t.world.clock.advance(Duration::from_millis(3_599_500));
+    let reply = tokio::time::timeout(Duration::from_secs(10), t.get(&token, "/api/events"));
+    assert_eq!(reply.await.unwrap().status, 200);
+    let token = t.user("bob", Role::User).await;
+    let open = tokio::time::timeout(Duration::from_secs(10), t.get(&token, "/api/events"));
+    let (reply, logout) = tokio::join!(open, t.post(&token, "/api/auth/logout", json!({})));
+    logout.expect(200);
+    assert_eq!(reply.unwrap().status, 200);
+}
