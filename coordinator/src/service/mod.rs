@@ -5,6 +5,8 @@ pub mod operations;
 
 pub mod auth;
 pub mod catalog;
+pub mod enrolment;
+pub mod join_tokens;
 pub mod settings;
 pub mod system;
 pub mod users;
