@@ -13,7 +13,7 @@ use proximity_protocol::{
     token::JoinToken,
 };
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData,
 };
 use rustls::{RootCertStore, server::WebPkiClientVerifier};
 use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer, PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -58,7 +58,7 @@ impl Impostor {
     /// Makes a CA and listens.
     pub fn listen() -> Result<Self> {
         let key = KeyPair::generate()?;
-        let pin = Sha256::digest(key.subject_public_key_info_der()).into();
+        let pin = Sha256::digest(key.subject_public_key_info()).into();
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];

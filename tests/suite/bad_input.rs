@@ -179,6 +179,6 @@ async fn a_coordinator_with_a_broken_catalog_does_not_start() {
     std::fs::write(folder.path().join("broken.json"), "{").unwrap();
     let settings = Settings { catalog: folder.path().to_owned(), ..Settings::default() };
     let started = Fleet::start(&FleetSpec { settings, ..FleetSpec::hollow(1) }, |_| ()).await;
-    let error = format!("{:#}", started.err().expect("it started"));
+    let error = format!("{:#}", started.expect_err("it started"));
     assert!(error.contains("broken.json"), "{error}");
 }

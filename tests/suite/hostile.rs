@@ -204,7 +204,8 @@ async fn broken_frames_are_answered_and_the_link_stays() {
     let frame = codec::encode(1, &command(Verb::Inventory, 7)).unwrap();
     let mut trailing = frame.clone();
     trailing.push(0);
-    trailing[4..8].copy_from_slice(&u32::try_from(trailing.len() - 8).unwrap().to_be_bytes());
+    let longer = u32::try_from(trailing.len() - 8).unwrap();
+    trailing[4..8].copy_from_slice(&longer.to_be_bytes());
     let mut unknown_verb = frame.clone();
     let length = unknown_verb.len();
     unknown_verb[length - 4..].copy_from_slice(&999u32.to_le_bytes());

@@ -49,6 +49,8 @@ fn walk(trees: Vec<TokenTree>, prefix: &[String], found: &mut BTreeSet<Vec<Strin
             continue;
         }
         match &trees[at] {
+            // The new name of `use a::b as c` is no path.
+            TokenTree::Ident(word) if word == "as" => at += 2,
             TokenTree::Ident(first) => {
                 let mut path: Vec<String> = prefix.to_vec();
                 path.push(first.to_string());

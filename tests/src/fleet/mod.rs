@@ -71,7 +71,7 @@ impl Fleet {
     pub async fn start(spec: &FleetSpec, mut say: impl FnMut(&str)) -> Result<Self> {
         let programs = Programs::build()?.clone();
         let folder = tempfile::Builder::new().prefix("proximity-").tempdir()?;
-        let ground = Ground::prepare(spec.body, spec.nodes, folder.path(), &mut say)?;
+        let ground = Ground::prepare(spec.body, spec.nodes, &mut say)?;
         let password = uuid::Uuid::new_v4().simple().to_string();
         CoordinatorProcess::make_admin(&programs, folder.path(), &ground, &spec.settings, &password)?;
         let coordinator = CoordinatorProcess::start(&programs, folder.path(), &ground, &spec.settings).await?;
@@ -213,7 +213,7 @@ impl LoneNode {
     pub fn create() -> Result<Self> {
         let programs = Programs::build()?;
         let folder = tempfile::Builder::new().prefix("proximity-").tempdir()?;
-        let ground = Ground::prepare(BodyKind::Hollow, 1, folder.path(), &mut |_| ())?;
+        let ground = Ground::prepare(BodyKind::Hollow, 1, &mut |_| ())?;
         let node = SimNode::create(programs, folder.path(), &ground, 0)?;
         Ok(Self { node, _ground: ground, _folder: folder })
     }

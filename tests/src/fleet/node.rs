@@ -1,6 +1,6 @@
 //! One simulated Proxmox node with its agent.
 
-use super::Ground;
+use super::{Ground, ground::KernelFiles};
 use crate::{
     process::Process,
     programs::Programs,
@@ -80,14 +80,14 @@ impl SimNode {
     /// Lays the node out below `folder`, with its stub server if it is hollow.
     pub(super) fn create(programs: &Programs, folder: &Path, ground: &Ground, index: u8) -> Result<Self> {
         let name = format!("pve{}", index + 1);
-        let root = folder.join(&name);
+        let root = ground.root(index, folder);
         let network = ground.network(index);
         let mut spec = NodeSpec::new(&name, network.address).executable(&programs.pve_sim);
         spec.body = ground.body();
         spec.dhcp_range = (network.first, network.last);
-        if let Ground::Lxc(lab) = ground {
-            spec.lab = lab.settings(usize::from(index));
-            spec.templates = vec![(pve_sim::TEMPLATES[0].to_owned(), Some(lab.template().to_owned()))];
+        if let Ground::Lxc(lab, template) = ground {
+            spec.lab = lab.node(usize::from(index)).settings();
+            spec.templates = vec![(pve_sim::TEMPLATES[0].to_owned(), Some(template.clone()))];
         }
         Node::create(&root, &spec).with_context(|| format!("cannot lay out {}", root.display()))?;
         let logs = folder.join("logs");
@@ -99,7 +99,7 @@ impl SimNode {
             }
             BodyKind::Lxc => None,
         };
-        let config = write_config(folder, &root, &name, &network, ground)?;
+        let config = write_config(folder, &root, &name, &network, &ground.kernel_files(index, &root))?;
         let agent_command = CommandOnNode::of(&ground.command(index, &programs.agent));
         Ok(Self { name, network, root, logs, config, agent_program: programs.agent.clone(), agent: None, stubs, agent_command })
     }
@@ -233,8 +233,7 @@ impl SimNode {
     }
 }
 
-fn write_config(folder: &Path, root: &Path, name: &str, network: &NodeNet, ground: &Ground) -> Result<PathBuf> {
-    let kernel = ground.kernel_files(root);
+fn write_config(folder: &Path, root: &Path, name: &str, network: &NodeNet, kernel: &KernelFiles) -> Result<PathBuf> {
     let text = |path: &Path| toml::Value::String(path.display().to_string());
     let mut paths = toml::Table::new();
     paths.insert("state".into(), text(&root.join("var/lib/proximity-agent")));
@@ -245,9 +244,7 @@ fn write_config(folder: &Path, root: &Path, name: &str, network: &NodeNet, groun
     host.insert("etc_pve".into(), text(&root.join("etc/pve")));
     host.insert("proc".into(), text(&kernel.proc));
     host.insert("cgroup".into(), text(&kernel.cgroup));
-    if let Ground::Lxc(lab) = ground {
-        host.insert("cgroup_parent".into(), lab.cgroup_parent(root).into());
-    }
+    host.insert("cgroup_parent".into(), kernel.cgroup_parent.clone().into());
     host.insert("lxc".into(), text(&kernel.lxc));
     host.insert("task_log".into(), text(&root.join("var/log/pve")));
     host.insert("run".into(), text(&root.join("run")));
