@@ -93,6 +93,10 @@ pub fn after(settings: &EngineSettings, failed: &Failed<'_>) -> Verdict {
         return Verdict::Wait(settings.poll);
     }
     if failed.undo || failed.forward_only {
+        // It is never coming back to this node by itself; reconciliation lets the app follow as soon as no operation is in the way.
+        if failed.kind == FaultKind::MovedToOtherNode {
+            return Verdict::GiveUp;
+        }
         // Also what does not go away by itself: an operator may put it right meanwhile, and giving up leaves something behind.
         return if failed.tries < settings.undo_tries {
             Verdict::Retry(settings.pause(failed.tries))
@@ -157,6 +161,14 @@ mod tests {
         assert_eq!(
             verdict(Failed {
                 tries: 10,
+                forward_only: true,
+                ..STEP
+            }),
+            Verdict::GiveUp
+        );
+        assert_eq!(
+            verdict(Failed {
+                kind: FaultKind::MovedToOtherNode,
                 forward_only: true,
                 ..STEP
             }),

@@ -36,8 +36,11 @@ use proximity_protocol::{
     ids::{Epoch, NodeId, OperationId, StepKey, StepName},
     observed::Inventory,
 };
-use std::time::Duration;
-use tokio::sync::{broadcast::error::RecvError, mpsc};
+use std::{collections::HashSet, time::Duration};
+use tokio::{
+    sync::{broadcast::error::RecvError, mpsc},
+    task::JoinSet,
+};
 use tokio_util::sync::CancellationToken;
 
 /// How often every connected node is looked at without an occasion.
@@ -77,37 +80,58 @@ pub enum ReconcileError {
 }
 
 impl Reconciler {
-    /// Reconciles until `shutdown`.
+    /// Reconciles until `shutdown`. Each node by itself: one that is slow to answer keeps no other waiting.
     pub async fn run(&self, shutdown: CancellationToken) {
         let mut arrivals = self.inventories.arrivals();
         let mut hour = self.clock.wait(EVERY);
+        let mut tasks: JoinSet<NodeId> = JoinSet::new();
+        let mut busy: HashSet<NodeId> = HashSet::new();
+        // Something came in while the node was being looked at: once more.
+        let mut again: HashSet<NodeId> = HashSet::new();
         loop {
             let nodes = tokio::select! {
-                () = shutdown.cancelled() => return,
+                () = shutdown.cancelled() => break,
                 arrival = arrivals.recv() => match arrival {
                     Ok(node) => vec![node],
                     // Too many at once to know which: all of them.
                     Err(RecvError::Lagged(_)) => self.all().await,
-                    Err(RecvError::Closed) => return,
+                    Err(RecvError::Closed) => break,
                 },
                 () = &mut hour => {
                     hour = self.clock.wait(EVERY);
                     self.all().await
                 }
+                Some(ended) = tasks.join_next(), if !tasks.is_empty() => match ended {
+                    Ok(node) => {
+                        busy.remove(&node);
+                        again.take(&node).into_iter().collect()
+                    }
+                    Err(error) => {
+                        tracing::error!(%error, "reconciling a node broke");
+                        Vec::new()
+                    }
+                },
             };
             for node in nodes {
-                tokio::select! {
-                    () = shutdown.cancelled() => return,
-                    outcome = self.node(node) => match outcome {
-                        Ok(0) => {}
-                        Ok(found) => tracing::info!(node_id = %node, found, "reconciled"),
-                        // It is looked at again when it sends its next inventory.
-                        Err(ReconcileError::Node(error)) => tracing::info!(node_id = %node, %error, "not reconciled"),
-                        Err(error) => tracing::error!(node_id = %node, %error, "not reconciled"),
-                    },
+                if busy.insert(node) {
+                    tasks.spawn(self.clone().look_at(node));
+                } else {
+                    again.insert(node);
                 }
             }
         }
+        tasks.shutdown().await;
+    }
+
+    async fn look_at(self, node: NodeId) -> NodeId {
+        match self.node(node).await {
+            Ok(0) => {}
+            Ok(found) => tracing::info!(node_id = %node, found, "reconciled"),
+            // It is looked at again when it sends its next inventory.
+            Err(ReconcileError::Node(error)) => tracing::info!(node_id = %node, %error, "not reconciled"),
+            Err(error) => tracing::error!(node_id = %node, %error, "not reconciled"),
+        }
+        node
     }
 
     async fn all(&self) -> Vec<NodeId> {

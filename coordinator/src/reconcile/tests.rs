@@ -3,12 +3,17 @@
 
 use super::Reconciler;
 use crate::{
+    clock::SystemClock,
     domain::{app_state::Status, operation_state::OperationState},
-    operations::tests::{node::Port, world::World},
-    store::operations,
+    operations::tests::{
+        node::Port,
+        world::{World, app_row},
+    },
+    store::{apps, operations},
 };
-use proximity_protocol::ids::Epoch;
-use std::sync::Arc;
+use proximity_protocol::{ids::Epoch, observed::Inventory};
+use std::{sync::Arc, time::Duration};
+use tokio_util::sync::CancellationToken;
 
 async fn running() -> World {
     let world = World::new(1, true).await;
@@ -98,4 +103,47 @@ async fn stopping_and_starting_by_hand_is_reflected() {
     });
     assert_eq!(reconciler.node(world.node()).await.unwrap(), 1);
     assert_eq!(world.app("nginx-00000001").await.unwrap().status, Status::Running);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_is_slow_to_answer_keeps_no_other_waiting() {
+    let world = World::new(2, true).await;
+    world.queued("deploy").await;
+    world.run_to_the_end(1).await;
+    let (other, slow) = (world.ids[0], world.ids[1]);
+    let mut tx = world.store.begin().await.unwrap();
+    let mut app = app_row("nginx-00000002", slow, Status::Running);
+    app.vmid = Some(200);
+    apps::insert(&mut tx, &app).await.unwrap();
+    tx.commit().await.unwrap();
+    world.nodes.model(slow, |m| m.hangs = true);
+    world.nodes.model(other, |m| m.containers.clear());
+    let reconciler = Reconciler {
+        clock: Arc::new(SystemClock),
+        ..reconciler(&world)
+    };
+    let stop = CancellationToken::new();
+    let running = tokio::spawn({
+        let (reconciler, stop) = (reconciler.clone(), stop.clone());
+        async move { reconciler.run(stop).await }
+    });
+    let suspicious = Inventory {
+        quorate: true,
+        unreadable: vec![],
+        containers: vec![],
+        elsewhere: vec![],
+        published: vec![],
+    };
+    let seen = tokio::time::timeout(Duration::from_secs(20), async {
+        while world.app("nginx-00000001").await.unwrap().status != Status::Error {
+            world.inventories.put(slow, 0, suspicious.clone());
+            world.inventories.put(other, 0, suspicious.clone());
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    stop.cancel();
+    running.await.unwrap();
+    seen.expect("the other node was reconciled");
+    assert_eq!(world.app("nginx-00000002").await.unwrap().status, Status::Running);
 }

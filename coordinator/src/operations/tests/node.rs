@@ -51,6 +51,8 @@ pub(crate) struct Container {
 #[derive(Debug, Default)]
 pub(crate) struct Model {
     pub(crate) online: bool,
+    /// It never answers.
+    pub(crate) hangs: bool,
     pub(crate) containers: BTreeMap<u32, Container>,
     pub(crate) published: BTreeMap<u16, Target>,
     pub(crate) stranger_vmids: BTreeSet<u32>,
@@ -62,6 +64,8 @@ pub(crate) struct Model {
     pub(crate) busy: usize,
     pub(crate) busiest: usize,
     journal: HashMap<(OperationId, StepKey), Result<Outcome, Fault>>,
+    /// What each key asked when it came first.
+    asked: HashMap<(OperationId, StepKey), Verb>,
 }
 
 pub(crate) struct FakeNodes {
@@ -134,7 +138,20 @@ impl FakeNodes {
             return Err(CommandError::Offline);
         }
         self.seen.lock().unwrap().push(command.clone());
+        if self.model(node, |m| m.hangs) {
+            std::future::pending::<()>().await;
+        }
         let key = (command.operation, command.step.clone());
+        let first = self.model(node, |m| {
+            m.asked
+                .entry(key.clone())
+                .or_insert_with(|| command.verb.clone())
+                .clone()
+        });
+        assert_eq!(
+            first, command.verb,
+            "an agent refuses a key that comes back with another content"
+        );
         if let Some(recorded) = self.model(node, |m| m.journal.get(&key).cloned()) {
             return recorded.map_err(CommandError::Fault);
         }
