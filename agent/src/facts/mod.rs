@@ -18,9 +18,7 @@ pub(crate) mod storages;
 #[cfg(test)]
 pub(crate) mod testing;
 mod traffic;
-mod usage;
 
 pub use sampler::Sampler;
-pub(crate) use usage::StorageUsage;
 
 pub(crate) use crate::host::NodeContext;

@@ -15,6 +15,8 @@ pub(crate) mod short;
 mod start;
 pub(crate) mod tool;
 mod tool_dir;
+pub(crate) mod usage;
 
 pub use forget::forget;
+pub(crate) use node::TableLastSeen;
 pub use node::{HostError, NodeContext};

@@ -1,10 +1,8 @@
 //! What every room of the node's side is handed: paths, names, locks.
 
-use super::{files, forget, short};
+use super::{files, forget, short, usage::StorageUsage};
 use crate::{
     config::{Config, Host, Runner},
-    facts::StorageUsage,
-    publish::LastSeen,
     pve::cluster::Members,
 };
 use proximity_protocol::ids::{InvalidId, NodeName, StorageId, Vmid};
@@ -50,6 +48,9 @@ pub enum HostError {
     Executable(io::Error),
 }
 
+/// The published ports' table as it was listed after it was last set; `None`: not set in this run of the agent.
+pub(crate) type TableLastSeen = Option<serde_json::Value>;
+
 /// One node as its agent sees it. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct NodeContext(Arc<Inner>);
@@ -62,7 +63,7 @@ struct Inner {
     name: NodeName,
     address: Ipv4Addr,
     storage_locks: Mutex<HashMap<StorageId, Arc<tokio::sync::Mutex<()>>>>,
-    publishing: tokio::sync::Mutex<LastSeen>,
+    publishing: tokio::sync::Mutex<TableLastSeen>,
     pve_version: tokio::sync::OnceCell<Option<String>>,
     usage: StorageUsage,
 }
@@ -188,7 +189,7 @@ impl NodeContext {
     }
 
     /// One change of the published ports at a time.
-    pub(crate) async fn lock_publishing(&self) -> tokio::sync::MutexGuard<'_, LastSeen> {
+    pub(crate) async fn lock_publishing(&self) -> tokio::sync::MutexGuard<'_, TableLastSeen> {
         self.0.publishing.lock().await
     }
 

@@ -1,16 +1,13 @@
 //! Bringing the table into the kernel and reading it back.
 
 use super::{desired::PublishedPort, ruleset};
-use crate::host::{NodeContext, short};
+use crate::host::{NodeContext, TableLastSeen, short};
 use proximity_protocol::fault::{Fault, FaultKind};
 use serde_json::Value;
 use std::{fs, io, path::Path, time::Duration};
 
 /// How long `nft` may take.
 const BOUND: Duration = Duration::from_secs(20);
-
-/// The table as it was listed after it was last set; `None`: not set in this run of the agent.
-pub(crate) type LastSeen = Option<Value>;
 
 async fn nft(node: &NodeContext, words: &[&str], stdin: Option<&[u8]>) -> Result<short::ShortEnd, Fault> {
     let words: Vec<_> = words.iter().map(Into::into).collect();
@@ -29,7 +26,7 @@ fn failed(what: &str, end: &short::ShortEnd) -> Fault {
 }
 
 /// Replaces the table, and remembers how it looks then.
-pub(super) async fn apply(node: &NodeContext, ports: &[PublishedPort], last: &mut LastSeen) -> Result<(), Fault> {
+pub(super) async fn apply(node: &NodeContext, ports: &[PublishedPort], last: &mut TableLastSeen) -> Result<(), Fault> {
     let end = nft(
         node,
         &["-j", "-f", "-"],
@@ -44,7 +41,7 @@ pub(super) async fn apply(node: &NodeContext, ports: &[PublishedPort], last: &mu
 }
 
 /// Whether the table is as it was after it was last set.
-pub(super) async fn stands(node: &NodeContext, last: &LastSeen) -> Result<bool, Fault> {
+pub(super) async fn stands(node: &NodeContext, last: &TableLastSeen) -> Result<bool, Fault> {
     Ok(last.is_some() && list(node).await? == *last)
 }
 

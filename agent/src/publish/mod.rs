@@ -11,7 +11,6 @@ mod desired;
 mod listening;
 mod ruleset;
 
-pub(crate) use apply::LastSeen;
 pub(crate) use desired::{PublishedPort, WayBack};
 
 use crate::host::NodeContext;
