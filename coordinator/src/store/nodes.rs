@@ -34,6 +34,13 @@ pub struct NodeRow {
     pub created_at: UnixMs,
 }
 
+impl NodeRow {
+    /// Whether its certificates are worth nothing.
+    pub fn is_revoked(&self) -> bool {
+        self.admission == Admission::Revoked
+    }
+}
+
 /// How an admission is stored and shown.
 pub fn admission_word(admission: Admission) -> &'static str {
     match admission {

@@ -99,7 +99,8 @@ impl Enrolment {
     pub async fn redeem(&self, request: EnrollRequest, remote: IpAddr) -> Redeemed {
         let remote = remote.to_canonical();
         let now = self.clock.now_ms();
-        let result = match self.guesses().look(remote, now) {
+        let verdict = self.guesses().look(remote, now);
+        let result = match verdict {
             Verdict::Welcome => self.judge(&request, remote, now).await,
             Verdict::Refused { tell } => {
                 let error = refused(

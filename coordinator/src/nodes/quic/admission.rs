@@ -1,0 +1,133 @@
+//! Whether a certificate's holder may come in: by what the registry says now, not by the signature alone.
+
+use super::Deps;
+use crate::store::{self, AuditEntry, Connection, Store, StoreError, certificates, hosts, nodes};
+use proximity_protocol::{
+    close,
+    fault::{Fault, FaultKind},
+    hello::Hello,
+    ids::NodeId,
+    observed::NodeFacts,
+};
+use rustls_pki_types::CertificateDer;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+/// Why not.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Refusal {
+    /// The registry does not know the certificate, or it is revoked, or its node is.
+    #[error("this node's certificate is {0}: join again with a new token")]
+    Certificate(&'static str),
+    /// The machine is another than the one that enrolled.
+    #[error("{0}")]
+    Machine(Fault),
+    /// The registry could not be asked: nobody comes in.
+    #[error("the coordinator could not read its registry: try again later")]
+    Store(#[from] StoreError),
+    /// The connection broke.
+    #[error("{0}")]
+    Broken(String),
+}
+
+impl Refusal {
+    /// What to hang up with.
+    pub(super) fn code(&self) -> u32 {
+        match self {
+            Self::Certificate(_) => close::REVOKED,
+            Self::Machine(_) => close::PROTOCOL,
+            Self::Store(_) | Self::Broken(_) => close::BYE,
+        }
+    }
+}
+
+/// Whose certificate it is, if it is good.
+pub(super) async fn of_certificate(store: &Store, certificate: &CertificateDer<'_>) -> Result<NodeId, Refusal> {
+    check(&mut *store.read().await?, certificate).await
+}
+
+async fn check(tx: &mut Connection, certificate: &CertificateDer<'_>) -> Result<NodeId, Refusal> {
+    let (_, parsed) = X509Certificate::from_der(certificate).map_err(|_| Refusal::Certificate("not readable"))?;
+    let serial = data_encoding::HEXLOWER.encode(parsed.raw_serial());
+    let row = certificates::get(tx, &serial)
+        .await?
+        // The whole certificate, not only its number.
+        .filter(|row| row.der == certificate.as_ref())
+        .ok_or(Refusal::Certificate("unknown to the registry"))?;
+    if row.revoked_at.is_some() {
+        return Err(Refusal::Certificate("revoked"));
+    }
+    match nodes::get(tx, row.node_id).await? {
+        Some(node) if !node.is_revoked() => Ok(node.id),
+        Some(_) => Err(Refusal::Certificate("revoked")),
+        None => Err(Refusal::Certificate("of a node that has been removed")),
+    }
+}
+
+/// Hello is good: writes down what the node is, if it is still the machine that enrolled.
+pub(super) async fn register(
+    deps: &Deps,
+    node: NodeId,
+    certificate: &CertificateDer<'_>,
+    hello: &Hello,
+) -> Result<(), Refusal> {
+    let mut tx = deps.store.begin().await?;
+    check(&mut tx, certificate).await?;
+    facts(deps, &mut tx, node, &hello.facts).await?;
+    let version: String = hello.agent_version.chars().take(60).collect();
+    nodes::set_agent_version(&mut tx, node, &version).await?;
+    tx.commit().await.map_err(StoreError::from)?;
+    Ok(())
+}
+
+/// Fresh facts of a connected node.
+pub(super) async fn refresh(deps: &Deps, node: NodeId, fresh: &NodeFacts) -> Result<(), Refusal> {
+    let mut tx = deps.store.begin().await?;
+    facts(deps, &mut tx, node, fresh).await?;
+    tx.commit().await.map_err(StoreError::from)?;
+    Ok(())
+}
+
+fn other_machine(message: String) -> Refusal {
+    Refusal::Machine(Fault::new(FaultKind::Malformed, message))
+}
+
+async fn facts(deps: &Deps, tx: &mut Connection, node: NodeId, fresh: &NodeFacts) -> Result<(), Refusal> {
+    let now = deps.clock.now_ms();
+    let row = nodes::get(tx, node)
+        .await?
+        .ok_or(Refusal::Certificate("of a node that has been removed"))?;
+    if row.name != fresh.node_name.as_str() {
+        return Err(other_machine(format!(
+            "this node enrolled as {:?} and calls itself {:?} now: join again with a new token",
+            row.name,
+            fresh.node_name.as_str()
+        )));
+    }
+    match hosts::by_fingerprint(tx, &fresh.host_fingerprint).await? {
+        Some(host) if host.id == row.host_id => {}
+        // It never moves by its own word: a token decides into which host a machine comes.
+        Some(host) => {
+            return Err(other_machine(format!(
+                "this machine belongs to the Proxmox installation {:?} now and enrolled in another: join again with a new token",
+                host.name
+            )));
+        }
+        // The installation made itself a new key, or this standalone machine has joined a cluster that nobody else here belongs to: the host goes along.
+        None => {
+            hosts::set_fingerprint(tx, now, row.host_id, &fresh.host_fingerprint).await?;
+            let entry = AuditEntry {
+                actor: node.to_string(),
+                action: "host.fingerprint".into(),
+                target: Some(row.host_id.to_string()),
+                outcome: "ok".into(),
+                detail: Some("the key of pve-root-ca.pem has changed".into()),
+                ..AuditEntry::default()
+            };
+            store::audit(tx, now, &entry).await?;
+        }
+    }
+    if row.facts.as_ref() != Some(fresh) {
+        nodes::set_facts(tx, now, node, fresh).await?;
+    }
+    Ok(())
+}

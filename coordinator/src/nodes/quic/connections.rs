@@ -1,0 +1,262 @@
+//! The links of connected agents, by node: commands and questions find their connection here.
+
+use super::command;
+use crate::{
+    clock::UnixMs,
+    nodes::{BoxFuture, CommandError, NodeChange, NodeCommands, NodeQueries},
+};
+use proximity_protocol::{
+    close,
+    command::{Command, Outcome, Progress},
+    event::Notice,
+    fault::{Fault, FaultKind},
+    ids::{BootId, NodeId, OperationId, ProcessId, StepKey},
+};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+use tokio::sync::{broadcast, mpsc, watch};
+
+/// How long a node may take to send fresh facts and an inventory.
+const REFRESH_LIMIT: Duration = Duration::from_secs(20);
+/// Notices that wait for a link. More are dropped: Hello settles what is lost.
+pub(super) const NOTICES_WAITING: usize = 1024;
+/// How long a boot that another boot has replaced is remembered.
+const BOOT_MEMORY_MS: i64 = 3600 * 1000;
+/// How many of them, per node.
+const BOOT_MEMORY: usize = 8;
+
+/// What a node has sent since its Welcome, counted after it was stored.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Received {
+    pub(super) facts: u64,
+    pub(super) inventories: u64,
+}
+
+/// One connected agent.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) connection: quinn::Connection,
+    pub(super) boot: BootId,
+    pub(super) process: ProcessId,
+    pub(super) version: u16,
+    pub(super) notices: mpsc::Sender<Notice>,
+    pub(super) received: watch::Receiver<Received>,
+    /// Welcome was sent: before, it holds the place but takes no commands.
+    open: AtomicBool,
+}
+
+impl Link {
+    pub(super) fn new(
+        connection: quinn::Connection,
+        boot: BootId,
+        process: ProcessId,
+        version: u16,
+        notices: mpsc::Sender<Notice>,
+        received: watch::Receiver<Received>,
+    ) -> Self {
+        Self {
+            connection,
+            boot,
+            process,
+            version,
+            notices,
+            received,
+            open: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn close(&self, code: u32, reason: &str) {
+        self.connection.close(code.into(), reason.as_bytes());
+    }
+}
+
+#[derive(Debug, Default)]
+struct Places {
+    links: HashMap<NodeId, Arc<Link>>,
+    past_boots: HashMap<NodeId, Vec<(BootId, UnixMs)>>,
+}
+
+/// What became of a link that wants its place.
+#[derive(Debug)]
+pub(super) enum Seat {
+    /// It is the node's link now; the other one was before.
+    Taken { replaced: Option<Arc<Link>> },
+    /// Its boot was over already: the same identity runs on two machines.
+    Cloned,
+}
+
+/// Every connected agent. Implements both ports.
+#[derive(Debug)]
+pub struct Connections {
+    places: RwLock<Places>,
+    changes: broadcast::Sender<NodeChange>,
+}
+
+impl Connections {
+    pub(super) fn new() -> Self {
+        Self {
+            places: RwLock::default(),
+            changes: broadcast::channel(4096).0,
+        }
+    }
+
+    fn seated(&self, node: NodeId) -> Option<Arc<Link>> {
+        let places = self.places.read().unwrap_or_else(PoisonError::into_inner);
+        places.links.get(&node).cloned()
+    }
+
+    /// The node's link, if it takes commands.
+    pub(super) fn link(&self, node: NodeId) -> Option<Arc<Link>> {
+        self.seated(node).filter(|link| link.open.load(Ordering::Acquire))
+    }
+
+    /// Gives the node's place to a link; the newest wins. Nothing tells a dead connection from a slow one as surely as the agent's own new one.
+    ///
+    /// One thing cannot be: a boot that another boot has replaced comes back. Then two machines hold the same key (a cloned disk), and the one that was
+    /// replaced stays out, so that they do not throw each other out for ever.
+    pub(super) fn seat(&self, node: NodeId, link: &Arc<Link>, now: UnixMs) -> Seat {
+        let mut places = self.places.write().unwrap_or_else(PoisonError::into_inner);
+        let past = places.past_boots.entry(node).or_default();
+        past.retain(|(_, at)| now - at < BOOT_MEMORY_MS);
+        if past.iter().any(|(boot, _)| *boot == link.boot) {
+            return Seat::Cloned;
+        }
+        let replaced = places.links.insert(node, Arc::clone(link));
+        if let Some(old) = &replaced
+            && old.boot != link.boot
+        {
+            let past = places.past_boots.entry(node).or_default();
+            past.push((old.boot, now));
+            let over = past.len().saturating_sub(BOOT_MEMORY);
+            past.drain(..over);
+        }
+        Seat::Taken { replaced }
+    }
+
+    /// Welcome was sent: commands may come.
+    pub(super) fn open(&self, node: NodeId, link: &Arc<Link>) {
+        // Under the lock, as in `leave`, so that comings and goings are told in their order.
+        let places = self.places.write().unwrap_or_else(PoisonError::into_inner);
+        link.open.store(true, Ordering::Release);
+        if places.links.get(&node).is_some_and(|held| Arc::ptr_eq(held, link)) {
+            self.tell(NodeChange::Online(node));
+        }
+    }
+
+    /// Frees the place; whether this link still had it and was open.
+    pub(super) fn leave(&self, node: NodeId, link: &Arc<Link>) -> bool {
+        let mut places = self.places.write().unwrap_or_else(PoisonError::into_inner);
+        let own = places.links.get(&node).is_some_and(|held| Arc::ptr_eq(held, link));
+        let own_open = own && link.open.load(Ordering::Acquire);
+        if own {
+            places.links.remove(&node);
+        }
+        if own_open {
+            self.tell(NodeChange::Offline(node));
+        }
+        if places.past_boots.get(&node).is_some_and(Vec::is_empty) {
+            places.past_boots.remove(&node);
+        }
+        own_open
+    }
+
+    fn tell(&self, change: NodeChange) {
+        // Nobody listening is no error.
+        let _ = self.changes.send(change);
+    }
+
+    fn notify(&self, node: NodeId, notice: Notice) -> bool {
+        self.link(node).is_some_and(|link| link.notices.try_send(notice).is_ok())
+    }
+
+    /// Asks the agent to stop the operation's job when that is safe. Best effort.
+    pub fn cancel(&self, node: NodeId, operation: OperationId) -> bool {
+        self.notify(node, Notice::Cancel { operation })
+    }
+
+    async fn refreshed(&self, node: NodeId) -> Result<(), CommandError> {
+        let link = self.link(node).ok_or(CommandError::Offline)?;
+        let mut received = link.received.clone();
+        let before = *received.borrow();
+        link.notices
+            .send(Notice::Refresh)
+            .await
+            .map_err(|_| CommandError::Lost)?;
+        drop(link);
+        let fresh = received.wait_for(|now| now.facts > before.facts && now.inventories > before.inventories);
+        match tokio::time::timeout(REFRESH_LIMIT, fresh).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(CommandError::Lost),
+            Err(_) => Err(CommandError::Fault(Fault::new(
+                FaultKind::DeadlineExceeded,
+                format!("the node sent no fresh facts within {} s", REFRESH_LIMIT.as_secs()),
+            ))),
+        }
+    }
+}
+
+impl NodeCommands for Connections {
+    fn execute(
+        &self,
+        node: NodeId,
+        command: Command,
+        progress: mpsc::UnboundedSender<Progress>,
+    ) -> BoxFuture<'_, Result<Outcome, CommandError>> {
+        Box::pin(async move {
+            let link = self.link(node).ok_or(CommandError::Offline)?;
+            command::execute(&link, &command, &progress).await
+        })
+    }
+
+    fn committed(&self, node: NodeId, operation: OperationId, step: Option<StepKey>) {
+        if !self.notify(node, Notice::Committed { operation, step }) {
+            tracing::debug!(%node, %operation, "the notice of a commit was not sent; the next Hello settles it");
+        }
+    }
+
+    fn is_online(&self, node: NodeId) -> bool {
+        self.link(node).is_some()
+    }
+
+    fn changes(&self) -> broadcast::Receiver<NodeChange> {
+        self.changes.subscribe()
+    }
+}
+
+impl NodeQueries for Connections {
+    fn is_online(&self, node: NodeId) -> bool {
+        self.link(node).is_some()
+    }
+
+    fn online(&self) -> Vec<NodeId> {
+        let places = self.places.read().unwrap_or_else(PoisonError::into_inner);
+        let open = |(node, link): (&NodeId, &Arc<Link>)| link.open.load(Ordering::Acquire).then_some(*node);
+        places.links.iter().filter_map(open).collect()
+    }
+
+    fn round_trip(&self, node: NodeId) -> Option<Duration> {
+        self.link(node).map(|link| link.connection.rtt())
+    }
+
+    fn refresh(&self, node: NodeId) -> BoxFuture<'_, Result<(), CommandError>> {
+        Box::pin(self.refreshed(node))
+    }
+
+    fn disconnect(&self, node: NodeId, code: u32, reason: &str) {
+        if let Some(link) = self.seated(node) {
+            tracing::info!(%node, code, reason, "closing the node's link");
+            link.close(code, reason);
+        }
+    }
+}
+
+/// Why the newer link replaced an older one, for the older one.
+pub(super) fn replaced(old: &Link) {
+    old.close(close::REPLACED, "a newer connection of this agent took over");
+}
