@@ -1,10 +1,10 @@
 //! What surrounds every request: its id, its time limit, its log line, and that whatever goes wrong is a problem document.
 
-use super::{Api, problem::Problem, remote};
-use crate::service::auth::Origin;
+use super::{Api, identity::Asker, problem::Problem, remote};
+use crate::service::{audit, auth::Origin};
 use axum::{
-    extract::{Request, State},
-    http::{HeaderName, HeaderValue, StatusCode, header},
+    extract::{MatchedPath, Request, State},
+    http::{HeaderName, HeaderValue, Method, StatusCode, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -29,6 +29,51 @@ fn request_id(request: &Request) -> String {
         .map_or_else(|| uuid::Uuid::now_v7().to_string(), str::to_owned)
 }
 
+/// A request that may change something, on a path that there is.
+struct Change {
+    method: Method,
+    route: String,
+    path: String,
+}
+
+impl Change {
+    fn of(request: &Request) -> Option<Self> {
+        let route = request.extensions().get::<MatchedPath>()?;
+        (!request.method().is_safe()).then(|| Self {
+            method: request.method().clone(),
+            route: route.as_str().to_owned(),
+            path: request.uri().path().to_owned(),
+        })
+    }
+
+    fn action(&self) -> String {
+        format!("{} {}", self.method, self.route)
+    }
+
+    /// Whether the use case writes its own row, in its own transaction and with more to tell.
+    fn recorded_elsewhere(&self, status: StatusCode) -> bool {
+        let route = self.route.as_str();
+        if status.is_success() {
+            let rooms = [
+                "/api/auth/login",
+                "/api/auth/registration",
+                "/api/auth/password",
+                "/api/core/settings",
+                "/api/proxmox",
+            ];
+            // Tokens that are shown and checked change nothing that is worth a row.
+            route.starts_with("/api/auth/token")
+                || rooms.iter().any(|r| route.starts_with(r))
+                || route == "/api/catalog/reload"
+        } else {
+            let counted = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::TOO_MANY_REQUESTS);
+            let tries = ["/api/auth/login", "/api/auth/token", "/api/auth/password"];
+            (counted && tries.iter().any(|r| route.starts_with(r)))
+                || (route == "/api/catalog/reload" && status == StatusCode::UNPROCESSABLE_ENTITY)
+        }
+    }
+}
+
 fn is_json(response: &Response) -> bool {
     response
         .headers()
@@ -43,6 +88,9 @@ pub(super) async fn envelope(State(api): State<Api>, mut request: Request, next:
         remote,
         request_id: Some(id.clone()),
     });
+    let asker = Asker::default();
+    request.extensions_mut().insert(asker.clone());
+    let change = Change::of(&request);
     let span = tracing::info_span!("http", request_id = %id, method = %request.method(), path = %request.uri().path());
     let answered = tokio::time::timeout(TIME_LIMIT, AssertUnwindSafe(next.run(request)).catch_unwind());
     let mut response = async {
@@ -58,7 +106,22 @@ pub(super) async fn envelope(State(api): State<Api>, mut request: Request, next:
     .instrument(span.clone())
     .await;
     let status = response.status();
-    if let Some(problem) = response.extensions_mut().remove::<Problem>() {
+    let problem = response.extensions_mut().remove::<Problem>();
+    if let Some(change) = change.filter(|c| !c.recorded_elsewhere(status)) {
+        let record = audit::Request {
+            actor: asker.name(),
+            action: change.action(),
+            target: change.path,
+            remote: remote.map(|a| a.to_string()),
+            status: status.as_u16(),
+            detail: problem.as_ref().map(|p| p.detail().to_owned()),
+            request_id: Some(id.clone()),
+        };
+        if let Err(error) = api.audit.record(record).instrument(span.clone()).await {
+            span.in_scope(|| tracing::error!(%error, "the audit could not be written"));
+        }
+    }
+    if let Some(problem) = problem {
         problem.write(&mut response, &id);
     } else if (status.is_client_error() || status.is_server_error()) && !is_json(&response) {
         // The framework's own refusals are plain text; a handler's own JSON (health, degraded) stays.

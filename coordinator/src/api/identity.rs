@@ -9,6 +9,17 @@ use axum::{
     extract::{FromRequestParts, OptionalFromRequestParts},
     http::{HeaderMap, Method, StatusCode, header, request::Parts},
 };
+use std::sync::{Arc, OnceLock};
+
+/// Filled in when it is known who asks; the envelope reads it for the audit.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Asker(Arc<OnceLock<String>>);
+
+impl Asker {
+    pub(super) fn name(&self) -> Option<String> {
+        self.0.get().cloned()
+    }
+}
 
 /// A request with a good access token.
 #[derive(Debug, Clone)]
@@ -85,7 +96,13 @@ async fn session(parts: &Parts, api: &Api) -> Result<Option<Session>, Problem> {
     };
     let origin = parts.extensions.get::<Origin>().cloned().unwrap_or_default();
     match api.auth.authenticate(token, &origin).await? {
-        Some(session) => Ok(Some(session)),
+        Some(session) => {
+            if let Some(asker) = parts.extensions.get::<Asker>() {
+                // A second extractor of the same request finds the same user.
+                let _ = asker.0.set(session.caller.username.clone());
+            }
+            Ok(Some(session))
+        }
         None => Err(Problem::new(
             StatusCode::UNAUTHORIZED,
             "the access token is not valid any more; refresh it or log in again",

@@ -66,6 +66,8 @@ impl TrustedProxies {
 /// What handlers work with; clones share.
 #[derive(Clone)]
 pub struct Api {
+    /// Writes down who changed what.
+    pub audit: Arc<crate::service::audit::Audit>,
     /// Login, sessions.
     pub auth: AuthService,
     /// Settings.

@@ -45,6 +45,11 @@ impl Problem {
         ServiceError::Invalid(errors).into()
     }
 
+    /// In words, for the audit.
+    pub(super) fn detail(&self) -> &str {
+        &self.detail
+    }
+
     /// What is said of a response that the framework made.
     pub(super) fn of_status(status: StatusCode) -> Self {
         let detail = match status {

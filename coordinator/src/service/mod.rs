@@ -3,6 +3,7 @@
 pub mod apps;
 pub mod operations;
 
+pub mod audit;
 pub mod auth;
 pub mod catalog;
 pub mod enrolment;

@@ -107,6 +107,7 @@ impl TestApi {
         let catalog = SharedCatalog::new(Catalog::parse([("nginx.json", NGINX.as_bytes())]).unwrap());
         let users = UserService::new(world.store.clone(), clock.clone(), passwords.clone(), setup.clone());
         let api = Api {
+            audit: Arc::new(crate::service::audit::Audit::new(world.store.clone(), clock.clone())),
             auth: AuthService::new(world.store.clone(), clock.clone(), passwords, sessions, setup.clone()),
             settings: SettingsService::new(world.store.clone(), clock.clone()),
             catalog: CatalogService::new(catalog.clone(), folder.clone(), world.store.clone(), clock.clone()),

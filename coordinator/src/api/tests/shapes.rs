@@ -252,3 +252,45 @@ async fn health_tells_how_many_agents_there_are() {
         (503, Some("degraded"))
     );
 }
+
+#[tokio::test]
+async fn every_change_is_in_the_audit_refused_ones_too() {
+    let t = TestApi::new().await;
+    let token = t.user("ada", Role::User).await;
+    t.post(
+        &token,
+        "/api/apps",
+        json!({"catalog_id": "nginx", "hostname": "my-web"}),
+    )
+    .await
+    .expect(201);
+    for _ in 0..3 {
+        t.post(&token, "/api/core/settings/network", json!({}))
+            .await
+            .problem(403);
+    }
+    for _ in 0..50 {
+        t.post("", "/api/apps", json!({})).await.problem(401);
+    }
+    let mut read = t.world.store.read().await.unwrap();
+    let rows: Vec<(String, String, String, i64)> =
+        sqlx::query_as("SELECT actor, action, outcome, count FROM audit ORDER BY id")
+            .fetch_all(&mut *read)
+            .await
+            .unwrap();
+    let rows: Vec<_> = rows
+        .iter()
+        .map(|(a, b, c, d)| (a.as_str(), b.as_str(), c.as_str(), *d))
+        .collect();
+    assert_eq!(
+        rows,
+        [
+            ("command line", "user.create", "ok", 1),
+            ("ada", "auth.login", "ok", 1),
+            ("ada", "POST /api/apps", "ok", 1),
+            ("ada", "POST /api/core/settings/network", "refused", 3),
+            // The clock stands still: of fifty in one second twenty are written, in one row.
+            ("anonymous", "POST /api/apps", "refused", 20),
+        ]
+    );
+}

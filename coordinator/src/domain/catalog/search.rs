@@ -66,5 +66,5 @@ fn typo(part: &str, word: &str) -> Option<u32> {
     };
     let beginning: String = part.chars().take(length).collect();
     let distance = strsim::damerau_levenshtein(part, word).min(strsim::damerau_levenshtein(&beginning, word));
-    (distance <= allowed).then(|| if distance <= 1 { 20 } else { 10 })
+    (distance <= allowed).then_some(if distance <= 1 { 20 } else { 10 })
 }
