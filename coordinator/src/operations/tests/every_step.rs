@@ -70,8 +70,14 @@ async fn trouble_that_passes_changes_nothing() {
     for kind in KINDS {
         for step in kind.steps {
             for wrong in PASSING {
-                let (_, operation, context) = run(kind, &[(step.name, false, *wrong)]).await;
+                let (world, operation, context) = run(kind, &[(step.name, false, *wrong)]).await;
                 assert_eq!(operation.state, OperationState::Done, "{context}");
+                if matches!(wrong, Wrong::LoseAfter | Wrong::LoseBefore | Wrong::GoAway) {
+                    world.assert_one_key_each(operation.id, &context).await;
+                    let seen = world.nodes.seen.lock().unwrap();
+                    let asked = seen.iter().filter(|c| c.step.name.as_str() == step.name).count();
+                    assert_eq!(asked, 2, "{context}: asked again for the recorded result");
+                }
             }
         }
     }

@@ -57,6 +57,9 @@ async fn at_every_await(kind: &'static Kind, fails: Option<&'static str>, stride
             world.nodes.model(world.node(), |m| m.made) <= 1,
             "{context}: made twice"
         );
+        if fails.is_none() {
+            world.assert_one_key_each(id, &context).await;
+        }
         // Retries are waited for by the engine, not by the bare task: there the task pauses.
         if ended {
             ends += 1;

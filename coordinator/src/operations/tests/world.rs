@@ -277,6 +277,14 @@ impl World {
         }
     }
 
+    /// Nothing failed, so no step had a second key: what was lost was asked again with the first one.
+    pub(crate) async fn assert_one_key_each(&self, id: OperationId, context: &str) {
+        let mut conn = self.store.read().await.unwrap();
+        for step in operations::steps(&mut conn, id).await.unwrap() {
+            assert!(step.attempt <= 1, "{context}: {} has {} keys", step.name, step.attempt);
+        }
+    }
+
     async fn count(&self, table: &'static str) -> i64 {
         let sql = match table {
             "vmid" => {
