@@ -14,8 +14,11 @@
 //! | [`nodes`] | ports to the nodes; `nodes::quic` is the only room with quinn | `store`, `live`, `pki` |
 
 pub mod api;
+pub mod assemble;
 pub mod auth;
+pub mod cli;
 pub mod clock;
+pub mod config;
 pub mod domain;
 pub mod events;
 pub mod live;

@@ -4,6 +4,7 @@ use super::{
     Api,
     extract::{Json, NoParams, Params},
     identity::Known,
+    paging::Paging,
     problem::{Answer, Problem},
 };
 use crate::service::{
@@ -93,29 +94,12 @@ async fn delete(
     Ok(acted(answer, StatusCode::ACCEPTED))
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Paging {
-    #[serde(default = "first")]
-    page: i64,
-    #[serde(default = "many")]
-    per_page: i64,
-}
-
-fn first() -> i64 {
-    1
-}
-fn many() -> i64 {
-    50
-}
-
 async fn logs(
     State(api): State<Api>,
     known: Known,
     Path(id): Path<String>,
     Params(paging): Params<Paging>,
 ) -> Answer<impl IntoResponse> {
-    Ok(axum::Json(
-        api.apps.logs(known.caller(), &id, paging.page, paging.per_page).await?,
-    ))
+    let (page, per_page) = paging.checked()?;
+    Ok(axum::Json(api.apps.logs(known.caller(), &id, page, per_page).await?))
 }

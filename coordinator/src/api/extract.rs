@@ -72,6 +72,28 @@ fn without_place(message: &str) -> &str {
     message.rfind(" at line ").map_or(message, |at| &message[..at])
 }
 
+/// serde's words about unknown and missing fields, as a user of the API would say it.
+fn plain(message: &str) -> String {
+    let quoted = |text: &str| {
+        text.split('`')
+            .skip(1)
+            .step_by(2)
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    if message.starts_with("unknown field") {
+        let names = quoted(message);
+        return match names.split_first() {
+            Some((_, known)) if !known.is_empty() => format!("is not known here; known: {}", known.join(", ")),
+            _ => "is not known here; nothing is taken".into(),
+        };
+    }
+    if message.starts_with("missing field") {
+        return "is required".into();
+    }
+    message.to_owned()
+}
+
 fn malformed(error: &serde_json::Error) -> Problem {
     Problem::new(
         StatusCode::BAD_REQUEST,
@@ -107,7 +129,7 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
             let message = without_place(&message);
             Err(Problem::invalid(vec![FieldError {
                 loc: location("body", &error.path().to_string(), message),
-                msg: message.to_owned(),
+                msg: plain(message),
             }]))
         }
         Err(error) => Err(malformed(error.inner())),
@@ -163,7 +185,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
                 };
                 Err(Problem::invalid(vec![FieldError {
                     loc: location("query", path, message),
-                    msg: message.to_owned(),
+                    msg: plain(message),
                 }]))
             }
         }

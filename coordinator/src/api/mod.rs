@@ -15,7 +15,9 @@ mod envelope;
 mod events;
 mod extract;
 mod identity;
+mod join_tokens;
 mod operations;
+mod paging;
 mod problem;
 mod remote;
 #[cfg(test)]
@@ -27,6 +29,7 @@ use crate::{
         apps::Apps,
         auth::{AuthService, IpNet},
         catalog::CatalogService,
+        join_tokens::JoinTokens,
         operations::Operations,
         settings::SettingsService,
         system::SystemService,
@@ -80,6 +83,8 @@ pub struct Api {
     pub apps: Apps,
     /// Operations.
     pub operations: Operations,
+    /// Tokens that agents enrol with.
+    pub join_tokens: JoinTokens,
     /// What changes, for streams.
     pub bus: Bus,
     /// Whose forwarded addresses count.
@@ -102,6 +107,7 @@ pub fn router(api: Api) -> NormalizePath<Router> {
         .nest("/catalog", catalog::routes())
         .nest("/apps", apps::routes())
         .nest("/operations", operations::routes())
+        .nest("/proxmox", join_tokens::routes())
         .merge(events::routes());
     let router = Router::new()
         .nest("/api", api_paths)

@@ -4,6 +4,7 @@
 mod apps;
 mod auth;
 mod catalog;
+mod proxmox;
 mod settings;
 mod shapes;
 mod streams;
@@ -124,6 +125,12 @@ impl TestApi {
                 secrets: world.secrets.clone(),
             }),
             operations: Operations::new(world.store.clone()),
+            join_tokens: JoinTokens::new(
+                world.store.clone(),
+                Arc::new(world.clock.clone()),
+                crate::pki::Pki::open(dir.path(), 1_700_000_000_000).unwrap(),
+                vec!["192.0.2.9:4433".into()],
+            ),
             bus: world.bus.clone(),
             trusted_proxies: TrustedProxies::default(),
             shutdown: CancellationToken::new(),
