@@ -115,6 +115,16 @@ fn only_objects(bytes: &[u8]) -> Result<(), Problem> {
     }
 }
 
+/// A body that is JSON but not what it has to be.
+fn mistaken(error: &serde_path_to_error::Error<serde_json::Error>) -> Problem {
+    let message = error.inner().to_string();
+    let message = without_place(&message);
+    Problem::invalid(vec![FieldError {
+        loc: location("body", &error.path().to_string(), message),
+        msg: plain(message),
+    }])
+}
+
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     only_objects(bytes)?;
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
@@ -124,16 +134,14 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
             Ok(()) => Ok(value),
             Err(error) => Err(malformed(&error)),
         },
-        Err(error) if error.inner().is_data() => {
-            let message = error.inner().to_string();
-            let message = without_place(&message);
-            Err(Problem::invalid(vec![FieldError {
-                loc: location("body", &error.path().to_string(), message),
-                msg: plain(message),
-            }]))
-        }
+        Err(error) if error.inner().is_data() => Err(mistaken(&error)),
         Err(error) => Err(malformed(error.inner())),
     }
+}
+
+/// A body that was looked at as a whole before, as its type.
+pub(super) fn typed<T: DeserializeOwned>(body: serde_json::Map<String, serde_json::Value>) -> Result<T, Problem> {
+    serde_path_to_error::deserialize(serde_json::Value::Object(body)).map_err(|error| mistaken(&error))
 }
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {

@@ -14,8 +14,10 @@ mod core;
 mod envelope;
 mod events;
 mod extract;
+mod hosts;
 mod identity;
 mod join_tokens;
+mod nodes;
 mod operations;
 mod paging;
 mod problem;
@@ -29,7 +31,9 @@ use crate::{
         apps::Apps,
         auth::{AuthService, IpNet},
         catalog::CatalogService,
+        hosts::Hosts,
         join_tokens::JoinTokens,
+        nodes::Nodes,
         operations::Operations,
         settings::SettingsService,
         system::SystemService,
@@ -83,6 +87,10 @@ pub struct Api {
     pub apps: Apps,
     /// Operations.
     pub operations: Operations,
+    /// Proxmox installations.
+    pub hosts: Hosts,
+    /// Their machines.
+    pub nodes: Nodes,
     /// Tokens that agents enrol with.
     pub join_tokens: JoinTokens,
     /// What changes, for streams.
@@ -107,7 +115,10 @@ pub fn router(api: Api) -> NormalizePath<Router> {
         .nest("/catalog", catalog::routes())
         .nest("/apps", apps::routes())
         .nest("/operations", operations::routes())
-        .nest("/proxmox", join_tokens::routes())
+        .nest(
+            "/proxmox",
+            hosts::routes().merge(nodes::routes()).merge(join_tokens::routes()),
+        )
         .merge(events::routes());
     let router = Router::new()
         .nest("/api", api_paths)

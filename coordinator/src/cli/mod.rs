@@ -4,6 +4,7 @@ mod catalog;
 pub mod exit;
 mod password;
 mod serve;
+mod token;
 mod user;
 
 use crate::config::{Config, Overrides};
@@ -31,6 +32,9 @@ struct Arguments {
 enum Subcommands {
     /// Run the coordinator until SIGTERM or SIGINT
     Serve,
+    /// Join tokens, with which agents enrol
+    #[command(subcommand)]
+    Token(token::Token),
     /// Accounts
     #[command(subcommand)]
     User(user::User),
@@ -58,6 +62,7 @@ fn dispatch(arguments: Arguments) -> Result<(), Failure> {
     let config = Config::load(arguments.config.as_deref(), arguments.overrides)?;
     match arguments.command {
         Subcommands::Serve => with_runtime(serve::execute(&config)),
+        Subcommands::Token(token) => with_runtime(token.execute(&config)),
         Subcommands::User(user) => with_runtime(user.execute(&config)),
         Subcommands::Catalog(catalog) => catalog.execute(&config),
     }

@@ -125,6 +125,15 @@ impl TestApi {
                 secrets: world.secrets.clone(),
             }),
             operations: Operations::new(world.store.clone()),
+            hosts: Hosts::new(world.store.clone(), Arc::new(world.clock.clone()), world.queries()),
+            nodes: Nodes::new(
+                world.store.clone(),
+                Arc::new(world.clock.clone()),
+                world.queries(),
+                crate::live::Live::default(),
+                world.inventories.clone(),
+                world.bus.clone(),
+            ),
             join_tokens: JoinTokens::new(
                 world.store.clone(),
                 Arc::new(world.clock.clone()),
