@@ -85,6 +85,8 @@ impl SimNode {
         let mut spec = NodeSpec::new(&name, network.address).executable(&programs.pve_sim);
         spec.body = ground.body();
         spec.dhcp_range = (network.first, network.last);
+        // Room for a few hundred small containers; hollow ones use none of it.
+        (spec.memory_mb, spec.disk_gb) = (64 * 1024, 2048);
         if let Ground::Lxc(lab, template) = ground {
             spec.lab = lab.node(usize::from(index)).settings();
             spec.templates = vec![(pve_sim::TEMPLATES[0].to_owned(), Some(template.clone()))];
