@@ -47,7 +47,7 @@ use tokio::{net::TcpListener, sync::watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// How long requests that are under way may take once the coordinator stops.
-const HTTP_GRACE: Duration = Duration::from_secs(10);
+const HTTP_GRACE: Duration = Duration::from_secs(5);
 
 /// How often a stream of events looks its session up.
 const STREAM_CHECK: Duration = Duration::from_secs(15);

@@ -32,7 +32,7 @@ pub(super) fn probes() -> Router<Api> {
         .route("/readyz", get(health))
 }
 
-async fn health(State(api): State<Api>) -> impl IntoResponse {
+async fn health(State(api): State<Api>, _: NoParams) -> impl IntoResponse {
     let health = api.system.health().await;
     let status = if health.status == "healthy" {
         StatusCode::OK

@@ -36,6 +36,14 @@ fn is_json(request: &Request) -> bool {
 }
 
 async fn bytes<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Problem> {
+    // Told before it is sent: nothing is read of what would be too much.
+    let told = request
+        .headers()
+        .get(header::CONTENT_LENGTH)
+        .and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
+    if told.is_some_and(|length| length > super::BODY_MAX_BYTES as u64) {
+        return Err(Problem::of_status(StatusCode::PAYLOAD_TOO_LARGE));
+    }
     Bytes::from_request(request, state)
         .await
         .map_err(|rejection| match rejection.status() {

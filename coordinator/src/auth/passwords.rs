@@ -7,7 +7,7 @@ use argon2::{
 };
 use proximity_protocol::secret::SecretText;
 use std::sync::{Arc, OnceLock};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Least characters of a password.
 pub const LENGTH_MIN: usize = 8;
@@ -58,29 +58,25 @@ fn nobodys_hash() -> Result<&'static str, AuthError> {
     }
 }
 
-impl Passwords {
-    async fn off_thread<T: Send + 'static>(
-        &self,
-        work: impl FnOnce() -> Result<T, AuthError> + Send + 'static,
-    ) -> Result<T, AuthError> {
-        let _permit = self
-            .at_once
-            .acquire()
-            .await
-            .map_err(|error| AuthError::Hash(error.to_string()))?;
-        tokio::task::spawn_blocking(work)
-            .await
-            .map_err(|error| AuthError::Hash(error.to_string()))?
-    }
+/// One of the few places in which a password is hashed. Whoever limits tries counts them while it holds one, so that a thousand at once are not let through
+/// before the first has failed.
+#[derive(Debug)]
+pub struct Turn {
+    _permit: OwnedSemaphorePermit,
+}
 
-    /// Hashes a new password.
-    pub async fn hash(&self, password: SecretText) -> Result<String, AuthError> {
-        self.off_thread(move || hash_now(&password)).await
-    }
+async fn off_thread<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, AuthError> + Send + 'static,
+) -> Result<T, AuthError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| AuthError::Hash(error.to_string()))?
+}
 
+impl Turn {
     /// Whether the password is that of `hash`. Without a hash (unknown user) it takes the same time and the answer is no.
     pub async fn verify(&self, password: SecretText, hash: Option<String>) -> Result<bool, AuthError> {
-        self.off_thread(move || {
+        off_thread(move || {
             let known = hash.is_some();
             let hash = match hash {
                 Some(hash) => hash,
@@ -94,10 +90,26 @@ impl Passwords {
         })
         .await
     }
+}
+
+impl Passwords {
+    /// Waits for a place.
+    pub async fn turn(&self) -> Result<Turn, AuthError> {
+        let permit = Arc::clone(&self.at_once).acquire_owned().await;
+        permit
+            .map(|permit| Turn { _permit: permit })
+            .map_err(|error| AuthError::Hash(error.to_string()))
+    }
+
+    /// Hashes a new password.
+    pub async fn hash(&self, password: SecretText) -> Result<String, AuthError> {
+        let _turn = self.turn().await?;
+        off_thread(move || hash_now(&password)).await
+    }
 
     /// Draws the hash that stands in for unknown users, so that the first unknown login does not take twice as long.
     pub async fn warm_up(&self) -> Result<(), AuthError> {
-        self.off_thread(|| nobodys_hash().map(|_| ())).await
+        off_thread(|| nobodys_hash().map(|_| ())).await
     }
 }
 
@@ -111,18 +123,13 @@ mod tests {
         let passwords = Passwords::default();
         let hash = passwords.hash(SecretText::new("correct horse")).await.unwrap();
         assert!(hash.starts_with("$argon2id$"), "{hash}");
-        let check = async |password: &str, hash: Option<String>| {
-            passwords.verify(SecretText::new(password), hash).await.unwrap()
-        };
+        let turn = passwords.turn().await.unwrap();
+        let check =
+            async |password: &str, hash: Option<String>| turn.verify(SecretText::new(password), hash).await.unwrap();
         assert!(check("correct horse", Some(hash.clone())).await);
         assert!(!check("correct hors", Some(hash)).await);
         assert!(!check("correct horse", None).await);
-        assert!(
-            passwords
-                .verify(SecretText::new("x"), Some("md5".into()))
-                .await
-                .is_err()
-        );
+        assert!(turn.verify(SecretText::new("x"), Some("md5".into())).await.is_err());
     }
 
     #[test]

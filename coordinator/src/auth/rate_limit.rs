@@ -23,33 +23,30 @@ enum Key {
     Address(IpAddr),
 }
 
-/// Counts tries that have not (yet) succeeded. In memory: a restart forgives, and nobody can restart the coordinator from outside.
+/// Counts failed tries. In memory: a restart forgives, and nobody can restart the coordinator from outside.
 #[derive(Debug, Default)]
 pub struct RateLimit {
-    tries: Mutex<HashMap<Key, VecDeque<UnixMs>>>,
+    failed: Mutex<HashMap<Key, VecDeque<UnixMs>>>,
 }
 
-/// A try that was let through. It counts as failed unless it is [`forgiven`](RateLimit::forgive).
-#[derive(Debug)]
-pub struct Try {
-    keys: Vec<Key>,
-    at: UnixMs,
+fn keys(account: &str, address: Option<IpAddr>) -> Vec<Key> {
+    let account: String = account.to_lowercase().chars().take(256).collect();
+    let mut keys = vec![Key::Account(account)];
+    keys.extend(address.map(|a| Key::Address(a.to_canonical())));
+    keys
 }
 
 impl RateLimit {
-    /// Lets a try through, or answers after how many seconds it may be repeated.
-    pub fn admit(&self, account: &str, address: Option<IpAddr>, now: UnixMs) -> Result<Try, u64> {
-        let account: String = account.to_lowercase().chars().take(256).collect();
-        let mut keys = vec![Key::Account(account)];
-        keys.extend(address.map(|a| Key::Address(a.to_canonical())));
-        let mut tries = self.tries.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Whether a try is let through; if not, after how many seconds it may be repeated.
+    pub fn check(&self, account: &str, address: Option<IpAddr>, now: UnixMs) -> Result<(), u64> {
+        let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
         let mut wait_ms = 0;
-        for key in &keys {
+        for key in keys(account, address) {
             let allowed = match key {
                 Key::Account(_) => PER_ACCOUNT,
                 Key::Address(_) => PER_ADDRESS,
             };
-            if let Some(times) = tries.get_mut(key) {
+            if let Some(times) = failed.get_mut(&key) {
                 while times.front().is_some_and(|t| *t <= now - WINDOW_MS) {
                     times.pop_front();
                 }
@@ -60,29 +57,20 @@ impl RateLimit {
             }
         }
         if wait_ms > 0 {
-            return Err(u64::try_from(wait_ms).unwrap_or(0).div_ceil(1000));
+            Err(u64::try_from(wait_ms).unwrap_or(0).div_ceil(1000))
+        } else {
+            Ok(())
         }
-        if tries.len() > SWEEP_ABOVE {
-            tries.retain(|_, times| times.back().is_some_and(|t| *t > now - WINDOW_MS));
-        }
-        for key in &keys {
-            tries.entry(key.clone()).or_default().push_back(now);
-        }
-        Ok(Try { keys, at: now })
     }
 
-    /// The try succeeded: it does not count.
-    pub fn forgive(&self, admitted: &Try) {
-        let mut tries = self.tries.lock().unwrap_or_else(PoisonError::into_inner);
-        for key in &admitted.keys {
-            if let Some(times) = tries.get_mut(key) {
-                if let Some(at) = times.iter().position(|t| *t == admitted.at) {
-                    times.remove(at);
-                }
-                if times.is_empty() {
-                    tries.remove(key);
-                }
-            }
+    /// A try has failed.
+    pub fn failed(&self, account: &str, address: Option<IpAddr>, now: UnixMs) {
+        let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        if failed.len() > SWEEP_ABOVE {
+            failed.retain(|_, times| times.back().is_some_and(|t| *t > now - WINDOW_MS));
+        }
+        for key in keys(account, address) {
+            failed.entry(key).or_default().push_back(now);
         }
     }
 }
@@ -98,37 +86,38 @@ mod tests {
     fn an_account_is_closed_after_ten_failures_and_opens_again() {
         let limit = RateLimit::default();
         for i in 0..10 {
-            limit.admit("Admin", HERE, i).unwrap();
+            limit.check("Admin", HERE, i).unwrap();
+            limit.failed("Admin", HERE, i);
         }
-        assert_eq!(limit.admit("admin", None, 10).unwrap_err(), 300);
-        limit.admit("somebody", HERE, 10).unwrap();
-        limit.admit("admin", HERE, WINDOW_MS).unwrap();
+        assert_eq!(limit.check("admin", None, 10).unwrap_err(), 300);
+        limit.check("somebody", HERE, 10).unwrap();
+        limit.check("admin", HERE, WINDOW_MS).unwrap();
     }
 
     #[test]
     fn an_address_is_closed_whatever_the_account() {
         let limit = RateLimit::default();
         for i in 0..60 {
-            limit.admit(&format!("user{i}"), HERE, 0).unwrap();
+            limit.failed(&format!("user{i}"), HERE, 0);
         }
-        assert!(limit.admit("another", HERE, 1000).is_err());
+        assert!(limit.check("another", HERE, 1000).is_err());
         assert!(
             limit
-                .admit("another", Some("::ffff:127.0.0.1".parse().unwrap()), 1000)
+                .check("another", Some("::ffff:127.0.0.1".parse().unwrap()), 1000)
                 .is_err()
         );
         limit
-            .admit("another", Some("192.0.2.1".parse().unwrap()), 1000)
+            .check("another", Some("192.0.2.1".parse().unwrap()), 1000)
             .unwrap();
     }
 
     #[test]
-    fn what_succeeds_does_not_count() {
+    fn what_is_long_ago_is_forgotten() {
         let limit = RateLimit::default();
-        for i in 0..1000 {
-            let admitted = limit.admit("admin", HERE, i).unwrap();
-            limit.forgive(&admitted);
+        for i in 0..=i64::try_from(SWEEP_ABOVE).unwrap() {
+            limit.failed(&format!("user{i}"), None, 0);
         }
-        assert!(limit.tries.lock().unwrap().is_empty());
+        limit.failed("last", None, WINDOW_MS);
+        assert_eq!(limit.failed.lock().unwrap().len(), 1);
     }
 }

@@ -32,8 +32,19 @@ fn start_log(config: &Config) -> Result<(), Failure> {
         .map_err(|error| Failure::new(exit::FAILED, format!("cannot start the log: {error}")))
 }
 
+/// Each client and each agent is a file to the kernel, and the usual soft limit of 1024 is for programs that use `select`.
+fn raise_file_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let raised =
+        getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
+}
+
 pub(super) async fn execute(config: &Config) -> Result<(), Failure> {
     start_log(config)?;
+    raise_file_limit();
     let no_signal = |error| Failure::new(exit::FAILED, format!("cannot listen for signals: {error}"));
     let mut terminate = signal(SignalKind::terminate()).map_err(no_signal)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(no_signal)?;

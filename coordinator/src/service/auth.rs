@@ -4,8 +4,8 @@ use super::{Caller, FieldError, ServiceError, users};
 use crate::{
     auth::{
         AuthError,
-        passwords::{self, Passwords},
-        rate_limit::{RateLimit, Try},
+        passwords::{self, Passwords, Turn},
+        rate_limit::RateLimit,
         sessions::{Refreshed, Sessions, Tokens},
         setup_code::SetupCode,
     },
@@ -196,11 +196,13 @@ impl AuthService {
         Ok(tx.commit().await.map_err(StoreError::from)?)
     }
 
-    /// Lets a try with a password through, or refuses it and says for how long.
-    async fn admit(&self, account: &str, action: &str, origin: &Origin) -> Result<Try, ServiceError> {
-        match self.limit.admit(account, origin.remote, self.clock.now_ms()) {
-            Ok(admitted) => Ok(admitted),
+    /// Waits for a turn to try a password, or refuses and says for how long. Checked when it is the caller's turn: by then those before it have failed.
+    async fn turn(&self, account: &str, action: &str, origin: &Origin) -> Result<Turn, ServiceError> {
+        let turn = self.passwords.turn().await?;
+        match self.limit.check(account, origin.remote, self.clock.now_ms()) {
+            Ok(()) => Ok(turn),
             Err(retry_after_s) => {
+                drop(turn);
                 let mut refused = entry(account, action, "refused", origin);
                 refused.detail = Some("too many tries".into());
                 self.audit(refused).await?;
@@ -212,20 +214,26 @@ impl AuthService {
         }
     }
 
+    /// A try has failed: counted, and written down.
+    async fn failed(&self, account: &str, action: &str, origin: &Origin) -> Result<(), ServiceError> {
+        self.limit.failed(account, origin.remote, self.clock.now_ms());
+        self.audit(entry(account, action, "refused", origin)).await
+    }
+
     /// Opens a session. The answer to an unknown user is that to a wrong password, and takes as long.
     pub async fn login(&self, login: &str, password: SecretText, origin: &Origin) -> Result<LoggedIn, ServiceError> {
         let found = store::users::by_login(&mut *self.store.read().await?, login).await?;
         let account = found.as_ref().map_or(login, |u| u.username.as_str());
-        let admitted = self.admit(account, "auth.login", origin).await?;
+        let turn = self.turn(account, "auth.login", origin).await?;
         // Longer than any password: not worth a hash.
         let too_long = password.expose().len() > passwords::LENGTH_MAX * 4;
         let hash = found.as_ref().map(|u| u.password_hash.clone());
-        let good = !too_long && self.passwords.verify(password, hash).await?;
+        let good = !too_long && turn.verify(password, hash).await?;
         let Some(user) = found.clone().filter(|u| good && u.is_active) else {
-            self.audit(entry(account, "auth.login", "refused", origin)).await?;
+            self.failed(account, "auth.login", origin).await?;
             return Err(bad_credentials());
         };
-        self.limit.forgive(&admitted);
+        drop(turn);
         let mut tx = self.store.begin().await?;
         let now = self.clock.now_ms();
         store::users::set_last_login(&mut tx, user.id, now).await?;
@@ -282,7 +290,6 @@ impl AuthService {
         if !wrong.is_empty() {
             return Err(ServiceError::Invalid(wrong));
         }
-        let admitted = self.admit("registration", "auth.register", origin).await?;
         if first && !self.setup.is(new.setup_code.as_deref().unwrap_or_default())? {
             self.audit(entry(username, "auth.register", "refused", origin)).await?;
             return Err(ServiceError::Forbidden(
@@ -317,7 +324,6 @@ impl AuthService {
         if role == Role::Admin {
             self.setup.remove()?;
         }
-        self.limit.forgive(&admitted);
         Ok(logged_in(tokens, &user))
     }
 
@@ -412,15 +418,14 @@ impl AuthService {
             return Err(ServiceError::Invalid(vec![FieldError::body("new_password", rule)]));
         }
         let user = self.me(&session.caller).await?;
-        let admitted = self.admit(&user.username, "auth.password", origin).await?;
-        if !self.passwords.verify(old, Some(user.password_hash)).await? {
-            self.audit(entry(&user.username, "auth.password", "refused", origin))
-                .await?;
+        let turn = self.turn(&user.username, "auth.password", origin).await?;
+        if !turn.verify(old, Some(user.password_hash)).await? {
+            self.failed(&user.username, "auth.password", origin).await?;
             return Err(ServiceError::Refused(
                 "the old password is wrong; nothing was changed".into(),
             ));
         }
-        self.limit.forgive(&admitted);
+        drop(turn);
         let hash = self.passwords.hash(new).await?;
         let now = self.clock.now_ms();
         let mut tx = self.store.begin().await?;

@@ -369,3 +369,32 @@ async fn a_user_changes_its_profile_and_nothing_else() {
     .await
     .expect(200);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_at_once_are_counted_by_how_they_end() {
+    let t = Arc::new(TestApi::new().await);
+    t.user("ada", Role::User).await;
+    let at_once = async |password: &'static str, many: usize| {
+        let tries: Vec<_> = (0..many)
+            .map(|_| {
+                let t = t.clone();
+                tokio::spawn(async move {
+                    t.post("", "/api/auth/login", json!({"username": "ada", "password": password}))
+                        .await
+                        .status
+                })
+            })
+            .collect();
+        let mut ends = std::collections::BTreeMap::new();
+        for one in tries {
+            *ends.entry(one.await.unwrap()).or_insert(0) += 1;
+        }
+        ends
+    };
+    assert_eq!(at_once("password", 40).await, [(200, 40)].into());
+    let guessed = at_once("a wrong password", 60).await;
+    // Ten, and at most as many more as are hashed at the same time.
+    let cores = std::thread::available_parallelism().unwrap().get();
+    assert!((10..10 + cores).contains(&guessed[&401]), "{guessed:?}");
+    assert_eq!(guessed[&401] + guessed[&429], 60);
+}

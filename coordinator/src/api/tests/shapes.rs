@@ -127,6 +127,9 @@ async fn a_body_is_judged_in_the_order_of_its_layers() {
     )
     .await
     .problem(415);
+    t.send("POST", login, &[json, ("content-length", "1048577")], "{}")
+        .await
+        .problem(413);
     t.send("POST", login, &[json], vec![b' '; 1024 * 1024 + 1])
         .await
         .problem(413);
