@@ -67,7 +67,10 @@ async fn host_id(store: &Store, text: &str) -> Result<i64, Failure> {
     let found = hosts.iter().find(|h| h.name == text || h.id.to_string() == text);
     found.map(|h| h.id).ok_or_else(|| {
         let names: Vec<&str> = hosts.iter().map(|h| h.name.as_str()).collect();
-        Failure::new(exit::REFUSED, format!("there is no host {text:?}; there are: {}", names.join(", ")))
+        Failure::new(
+            exit::REFUSED,
+            format!("there is no host {text:?}; there are: {}", names.join(", ")),
+        )
     })
 }
 
@@ -87,7 +90,8 @@ fn line(token: &JoinTokenView) -> String {
 fn print(lines: impl Iterator<Item = String>) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     for line in lines {
-        writeln!(out, "{line}").map_err(|error| Failure::new(exit::FAILED, format!("cannot write to stdout: {error}")))?;
+        writeln!(out, "{line}")
+            .map_err(|error| Failure::new(exit::FAILED, format!("cannot write to stdout: {error}")))?;
     }
     Ok(())
 }
@@ -104,7 +108,12 @@ impl Token {
     async fn on(self, config: &Config, store: &Store) -> Result<(), Failure> {
         let clock = SystemClock;
         let pki = Pki::open(&config.state, clock.now_ms())?;
-        let tokens = JoinTokens::new(store.clone(), Arc::new(clock), pki, config.advertised(config.quic_listen));
+        let tokens = JoinTokens::new(
+            store.clone(),
+            Arc::new(clock),
+            pki,
+            config.advertised(config.quic_listen),
+        );
         match self {
             Self::Create { host, node, from, ttl } => {
                 let host_id = match host {
