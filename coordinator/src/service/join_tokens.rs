@@ -102,7 +102,9 @@ pub struct JoinTokens {
 
 impl fmt::Debug for JoinTokens {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("JoinTokens").field("addresses", &self.addresses).finish_non_exhaustive()
+        f.debug_struct("JoinTokens")
+            .field("addresses", &self.addresses)
+            .finish_non_exhaustive()
     }
 }
 
@@ -155,7 +157,11 @@ fn check(new: &NewJoinToken) -> Result<i64, ServiceError> {
     {
         wrong.push(FieldError::body("allowed_cidr", error));
     }
-    if wrong.is_empty() { Ok(ttl_s) } else { Err(ServiceError::Invalid(wrong)) }
+    if wrong.is_empty() {
+        Ok(ttl_s)
+    } else {
+        Err(ServiceError::Invalid(wrong))
+    }
 }
 
 /// Whoever asks, over HTTP or on the machine, for the audit.
@@ -209,7 +215,9 @@ impl JoinTokens {
         if let Some(host) = new.host_id
             && hosts::get(&mut tx, host).await?.is_none()
         {
-            return Err(ServiceError::NotFound(format!("there is no host {host}; GET /api/proxmox/hosts lists them")));
+            return Err(ServiceError::NotFound(format!(
+                "there is no host {host}; GET /api/proxmox/hosts lists them"
+            )));
         }
         rows::insert(&mut tx, &row).await?;
         let detail = format!(
@@ -218,7 +226,12 @@ impl JoinTokens {
             row.node_name.as_deref().unwrap_or("any"),
             row.allowed_cidr.as_deref().unwrap_or("anywhere")
         );
-        store::audit(&mut tx, now, &entry(caller, "join_token.create", id.to_string(), Some(detail))).await?;
+        store::audit(
+            &mut tx,
+            now,
+            &entry(caller, "join_token.create", id.to_string(), Some(detail)),
+        )
+        .await?;
         tx.commit().await.map_err(store::StoreError::from)?;
         Ok(CreatedJoinToken {
             id: id.to_string(),
@@ -245,7 +258,11 @@ impl JoinTokens {
     /// Takes one back. One that was used stays used: the node that it let in is revoked at the node.
     pub async fn revoke(&self, caller: &Caller, id: &str) -> Result<(), ServiceError> {
         only_admins(caller)?;
-        let unknown = || ServiceError::NotFound(format!("there is no join token {id:?}; GET /api/proxmox/join-tokens lists them"));
+        let unknown = || {
+            ServiceError::NotFound(format!(
+                "there is no join token {id:?}; GET /api/proxmox/join-tokens lists them"
+            ))
+        };
         let id: JoinTokenId = id.parse().map_err(|_| unknown())?;
         let now = self.clock.now_ms();
         let mut tx = self.store.begin().await?;

@@ -81,7 +81,9 @@ pub(super) fn only_operators(caller: &Caller) -> Result<(), ServiceError> {
     if caller.role >= Role::Operator {
         Ok(())
     } else {
-        Err(ServiceError::Forbidden("this is for operators and admins; ask one".into()))
+        Err(ServiceError::Forbidden(
+            "this is for operators and admins; ask one".into(),
+        ))
     }
 }
 
@@ -133,7 +135,10 @@ impl Nodes {
         let parsed: NodeId = id.parse().map_err(|_| unknown(id))?;
         let mut read = self.store.read().await?;
         let node = rows::get(&mut read, parsed).await?.ok_or_else(|| unknown(id))?;
-        self.views(&mut read, vec![node]).await?.pop().ok_or_else(|| unknown(id))
+        self.views(&mut read, vec![node])
+            .await?
+            .pop()
+            .ok_or_else(|| unknown(id))
     }
 
     async fn views(&self, tx: &mut Connection, nodes: Vec<NodeRow>) -> Result<Vec<NodeView>, ServiceError> {
@@ -197,8 +202,11 @@ impl Nodes {
     pub async fn revoke(&self, caller: &Caller, id: &str) -> Result<NodeView, ServiceError> {
         only_admins(caller)?;
         let node = self.change(caller, id, Admission::Revoked).await?;
-        self.links
-            .disconnect(node, close::REVOKED, "this node's certificate was revoked by an operator: join again with a new token");
+        self.links.disconnect(
+            node,
+            close::REVOKED,
+            "this node's certificate was revoked by an operator: join again with a new token",
+        );
         self.live.forget(node);
         self.inventories.forget(node);
         self.get(caller, id).await

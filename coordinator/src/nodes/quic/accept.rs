@@ -165,7 +165,10 @@ impl Door {
             Visitor::Holder(certificate) => link::serve(&self, connection, certificate, deadline, turn).await,
             Visitor::Nobody => {
                 tracing::debug!(%remote, "a peer without a certificate; closed");
-                connection.close(close::REVOKED.into(), b"an agent's certificate is needed: enrol with a join token");
+                connection.close(
+                    close::REVOKED.into(),
+                    b"an agent's certificate is needed: enrol with a join token",
+                );
             }
         }
     }

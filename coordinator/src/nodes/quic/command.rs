@@ -24,9 +24,10 @@ const PROGRESS_REFILL: Duration = Duration::from_secs(5);
 fn failed(link: &Link, error: &FrameError) -> CommandError {
     match error {
         // The command itself cannot be sent: asking again would not help.
-        FrameError::Codec(CodecError::TooLarge(_) | CodecError::Encode(_)) => {
-            CommandError::Fault(Fault::new(FaultKind::Malformed, format!("the command cannot be sent: {error}")))
-        }
+        FrameError::Codec(CodecError::TooLarge(_) | CodecError::Encode(_)) => CommandError::Fault(Fault::new(
+            FaultKind::Malformed,
+            format!("the command cannot be sent: {error}"),
+        )),
         FrameError::Codec(error) => {
             link.close(close::PROTOCOL, &error.to_string());
             CommandError::Lost

@@ -8,7 +8,8 @@ use crate::{clock::SharedClock, pki::Pki};
 use aws_lc_rs::{hkdf, hmac};
 use proximity_protocol::{ALPN_ENROLL, ALPN_LINK};
 use quinn::{
-    ConnectionId, ConnectionIdGenerator, Endpoint, EndpointConfig, IdleTimeout, ServerConfig, TransportConfig, VarInt, crypto::rustls::QuicServerConfig,
+    ConnectionId, ConnectionIdGenerator, Endpoint, EndpointConfig, IdleTimeout, ServerConfig, TransportConfig, VarInt,
+    crypto::rustls::QuicServerConfig,
 };
 use rustls::{
     RootCertStore,
@@ -142,7 +143,8 @@ pub(super) fn widen(connection: &quinn::Connection) {
 }
 
 pub(super) fn endpoint(address: SocketAddr, deps: &Deps, limits: &Limits) -> Result<Endpoint, ListenError> {
-    let crypto = QuicServerConfig::try_from(tls(&deps.pki, &deps.clock)?).map_err(|e| ListenError::Tls(e.to_string()))?;
+    let crypto =
+        QuicServerConfig::try_from(tls(&deps.pki, &deps.clock)?).map_err(|e| ListenError::Tls(e.to_string()))?;
     let retry = hkdf::Salt::new(hkdf::HKDF_SHA256, b"proximity retry").extract(deps.pki.retry_key());
     let mut server = ServerConfig::new(Arc::new(crypto), Arc::new(retry));
     server

@@ -172,7 +172,8 @@ impl Connections {
     }
 
     fn notify(&self, node: NodeId, notice: Notice) -> bool {
-        self.link(node).is_some_and(|link| link.notices.try_send(notice).is_ok())
+        self.link(node)
+            .is_some_and(|link| link.notices.try_send(notice).is_ok())
     }
 
     /// Asks the agent to stop the operation's job when that is safe. Best effort.

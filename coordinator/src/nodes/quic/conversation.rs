@@ -131,7 +131,12 @@ async fn figures(door: &Door, node: NodeId, link: &Link, session: &CoordinatorSe
                         Ok(sample) if sample.containers.len() <= CONTAINERS_MAX => {
                             door.deps.live.put(node, sample.clone());
                         }
-                        Ok(_) => return (close::PROTOCOL, format!("figures of more than {CONTAINERS_MAX} containers")),
+                        Ok(_) => {
+                            return (
+                                close::PROTOCOL,
+                                format!("figures of more than {CONTAINERS_MAX} containers"),
+                            );
+                        }
                         Err(error) => return (close::PROTOCOL, error.to_string()),
                     }
                 }

@@ -43,7 +43,11 @@ pub(super) async fn serve(door: &Door, connection: Connection, deadline: Instant
     // From here on the peer holds no handshake of others: what it asks for is bounded by the registry's one writer.
     let redeemed = door.enrolment.redeem(request, remote.ip()).await;
     for node in redeemed.superseded {
-        door.connections.disconnect(node, close::REVOKED, "this node has enrolled again; this certificate is revoked");
+        door.connections.disconnect(
+            node,
+            close::REVOKED,
+            "this node has enrolled again; this certificate is revoked",
+        );
     }
     match &redeemed.reply {
         EnrollReply::Granted(grant) => tracing::info!(%remote, node_id = %grant.node, "a node enrolled"),

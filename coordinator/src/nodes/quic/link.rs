@@ -159,7 +159,14 @@ async fn occupy(
     } = greeted;
     let (notices, waiting) = mpsc::channel(NOTICES_WAITING);
     let (received, receiver) = watch::channel(Received::default());
-    let link = Arc::new(Link::new(connection, hello.boot, hello.process, version, notices, receiver));
+    let link = Arc::new(Link::new(
+        connection,
+        hello.boot,
+        hello.process,
+        version,
+        notices,
+        receiver,
+    ));
     match door.connections.seat(node, &link, door.deps.clock.now_ms()) {
         Seat::Taken { replaced: None } => {}
         Seat::Taken { replaced: Some(old) } => {
@@ -168,13 +175,18 @@ async fn occupy(
         }
         Seat::Cloned => {
             tracing::error!(node_id = %node, "two machines use the identity of this node: a disk was cloned; run `proximity-agent join` on one of them");
-            link.close(close::CLONED, "this node's identity is in use on another machine: join this one with a token of its own");
+            link.close(
+                close::CLONED,
+                "this node's identity is in use on another machine: join this one with a token of its own",
+            );
             return;
         }
     }
     let welcomed = async {
         admission::of_certificate(&door.deps.store, certificate).await?;
-        session.admit().map_err(|violation| Refusal::Broken(violation.message))?;
+        session
+            .admit()
+            .map_err(|violation| Refusal::Broken(violation.message))?;
         let welcome = Welcome {
             version,
             node,
@@ -204,7 +216,10 @@ async fn occupy(
     }
     tracing::info!(node_id = %node, name = %hello.facts.node_name, version, agent = hello.agent_version, "the agent is connected");
     door.connections.open(node, &link);
-    told(presence::changed(&door.deps, &door.connections, node, presence::Change::Online).await, node);
+    told(
+        presence::changed(&door.deps, &door.connections, node, presence::Change::Online).await,
+        node,
+    );
     let ended = conversation::hold(door, node, &link, session, (send, recv), waiting, received).await;
     tracing::info!(node_id = %node, reason = ended.1, "the link has ended");
     link.close(ended.0, &ended.1);
@@ -212,7 +227,10 @@ async fn occupy(
         door.deps.live.forget(node);
         // When the coordinator itself stops, it is not the nodes that go.
         if !door.stop.is_cancelled() {
-            told(presence::changed(&door.deps, &door.connections, node, presence::Change::Offline).await, node);
+            told(
+                presence::changed(&door.deps, &door.connections, node, presence::Change::Offline).await,
+                node,
+            );
         }
     }
 }

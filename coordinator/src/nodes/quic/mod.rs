@@ -76,7 +76,9 @@ pub struct Listener {
 
 impl std::fmt::Debug for Listener {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Listener").field("address", &self.address).finish_non_exhaustive()
+        f.debug_struct("Listener")
+            .field("address", &self.address)
+            .finish_non_exhaustive()
     }
 }
 
@@ -95,9 +97,20 @@ impl Listener {
         let connections = Arc::new(Connections::new());
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let seen = limits.seen_interval;
-        let door = accept::Door::new(deps.clone(), Arc::clone(&connections), limits, stop.clone(), tasks.clone());
+        let door = accept::Door::new(
+            deps.clone(),
+            Arc::clone(&connections),
+            limits,
+            stop.clone(),
+            tasks.clone(),
+        );
         tasks.spawn(door.run(endpoint.clone()));
-        tasks.spawn(presence::keep(deps.clone(), Arc::clone(&connections), seen, stop.clone()));
+        tasks.spawn(presence::keep(
+            deps.clone(),
+            Arc::clone(&connections),
+            seen,
+            stop.clone(),
+        ));
         tasks.close();
         Ok(Self {
             deps,

@@ -45,7 +45,12 @@ pub(super) enum Change {
 }
 
 /// A node came or went.
-pub(super) async fn changed(deps: &Deps, connections: &Connections, node: NodeId, change: Change) -> Result<(), StoreError> {
+pub(super) async fn changed(
+    deps: &Deps,
+    connections: &Connections,
+    node: NodeId,
+    change: Change,
+) -> Result<(), StoreError> {
     let mut tx = deps.store.begin().await?;
     // It is back already: its coming is told after this, or has been, and must be the last word.
     if change == Change::Offline && connections.link(node).is_some() {

@@ -79,7 +79,11 @@ mod tests {
 
     #[test]
     fn an_address_that_guesses_waits_and_others_do_not() {
-        let (mut guesses, bad, good) = (Guesses::default(), "192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap());
+        let (mut guesses, bad, good) = (
+            Guesses::default(),
+            "192.0.2.1".parse().unwrap(),
+            "192.0.2.2".parse().unwrap(),
+        );
         for _ in 0..WRONG_MAX {
             assert_eq!(guesses.look(bad, 1), Verdict::Welcome);
             guesses.wrong(bad, 1);

@@ -190,9 +190,12 @@ impl Enrolment {
         let key = NodeKey::from_request(&request.csr_der)
             .map_err(|error| refused(RefusalReason::Malformed, error.to_string()))?;
         let mut tx = self.store.begin().await?;
-        let token = join_tokens::get(&mut tx, request.token)
-            .await?
-            .ok_or_else(|| refused(RefusalReason::UnknownToken, "this join token has been deleted; make a new one"))?;
+        let token = join_tokens::get(&mut tx, request.token).await?.ok_or_else(|| {
+            refused(
+                RefusalReason::UnknownToken,
+                "this join token has been deleted; make a new one",
+            )
+        })?;
         allowed_from(&token, remote)?;
         if let Some(granted) = self.granted_before(&mut tx, &token, &key, now).await? {
             return Ok(granted);
@@ -317,7 +320,10 @@ fn spent() -> RedeemError {
 fn expired(token: &JoinTokenRow) -> RedeemError {
     refused(
         RefusalReason::Expired,
-        format!("this join token expired at {}; make a new one", rfc3339(token.expires_at)),
+        format!(
+            "this join token expired at {}; make a new one",
+            rfc3339(token.expires_at)
+        ),
     )
 }
 
@@ -347,7 +353,9 @@ fn allowed_from(token: &JoinTokenRow, remote: IpAddr) -> Result<(), RedeemError>
     }
     Err(refused(
         RefusalReason::WrongAddress,
-        format!("this join token may be used from {cidr} only, and the request came from {remote}; make a token that allows this address"),
+        format!(
+            "this join token may be used from {cidr} only, and the request came from {remote}; make a token that allows this address"
+        ),
     ))
 }
 

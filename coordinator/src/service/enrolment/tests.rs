@@ -57,7 +57,11 @@ fn facts(name: &str, installation: u8) -> NodeFacts {
 }
 
 fn csr(key: &KeyPair) -> Vec<u8> {
-    CertificateParams::default().serialize_request(key).unwrap().der().to_vec()
+    CertificateParams::default()
+        .serialize_request(key)
+        .unwrap()
+        .der()
+        .to_vec()
 }
 
 fn ask(token: &JoinToken, key: &KeyPair, facts: NodeFacts) -> EnrollRequest {
@@ -113,19 +117,26 @@ impl World {
 
     async fn refused(&self, request: EnrollRequest) -> RefusalReason {
         let before = self.rows().await;
-        let audited = self.count("SELECT COALESCE(SUM(count), 0) FROM audit WHERE outcome = 'refused'").await;
+        let audited = self
+            .count("SELECT COALESCE(SUM(count), 0) FROM audit WHERE outcome = 'refused'")
+            .await;
         let EnrollReply::Refused(refusal) = self.redeem(request).await.reply else {
             panic!("granted");
         };
         assert_eq!(self.rows().await, before, "{refusal}: something was written");
-        let after = self.count("SELECT COALESCE(SUM(count), 0) FROM audit WHERE outcome = 'refused'").await;
+        let after = self
+            .count("SELECT COALESCE(SUM(count), 0) FROM audit WHERE outcome = 'refused'")
+            .await;
         assert_eq!(after, audited + 1, "{refusal}: not in the audit");
         assert!(refusal.message.len() > 20);
         refusal.reason
     }
 
     async fn count(&self, sql: &'static str) -> i64 {
-        let (count,): (i64,) = sqlx::query_as(sql).fetch_one(&mut *self.store.read().await.unwrap()).await.unwrap();
+        let (count,): (i64,) = sqlx::query_as(sql)
+            .fetch_one(&mut *self.store.read().await.unwrap())
+            .await
+            .unwrap();
         count
     }
 
@@ -134,13 +145,17 @@ impl World {
             self.count("SELECT COUNT(*) FROM hosts").await,
             self.count("SELECT COUNT(*) FROM nodes").await,
             self.count("SELECT COUNT(*) FROM certificates").await,
-            self.count("SELECT COUNT(*) FROM join_tokens WHERE spent_at IS NOT NULL").await,
+            self.count("SELECT COUNT(*) FROM join_tokens WHERE spent_at IS NOT NULL")
+                .await,
             self.count("SELECT COUNT(*) FROM events").await,
         ]
     }
 
     async fn node(&self, id: NodeId) -> nodes::NodeRow {
-        nodes::get(&mut *self.store.read().await.unwrap(), id).await.unwrap().unwrap()
+        nodes::get(&mut *self.store.read().await.unwrap(), id)
+            .await
+            .unwrap()
+            .unwrap()
     }
 }
 
@@ -166,7 +181,12 @@ async fn of_a_thousand_redeems_at_once_one_gets_a_certificate() {
     }
     assert_eq!((granted, spent), (1, 999));
     assert_eq!(world.rows().await, [1, 1, 1, 1, 1]);
-    assert_eq!(world.count("SELECT SUM(count) FROM audit WHERE outcome = 'refused'").await, 999);
+    assert_eq!(
+        world
+            .count("SELECT SUM(count) FROM audit WHERE outcome = 'refused'")
+            .await,
+        999
+    );
 }
 
 #[tokio::test]
@@ -179,9 +199,15 @@ async fn the_same_key_gets_the_same_certificate_while_the_token_lives() {
     // The CSR differs (its signature is random), the key is the same.
     assert_eq!(world.granted(ask(&token, &key_of_node, facts("pve", 1))).await, first);
     assert_eq!(world.rows().await, rows);
-    assert_eq!(world.refused(ask(&token, &key(), facts("pve", 1))).await, RefusalReason::Spent);
+    assert_eq!(
+        world.refused(ask(&token, &key(), facts("pve", 1))).await,
+        RefusalReason::Spent
+    );
     world.clock.0.fetch_add(901_000, Ordering::SeqCst);
-    assert_eq!(world.refused(ask(&token, &key_of_node, facts("pve", 1))).await, RefusalReason::Expired);
+    assert_eq!(
+        world.refused(ask(&token, &key_of_node, facts("pve", 1))).await,
+        RefusalReason::Expired
+    );
 }
 
 #[tokio::test]
@@ -199,20 +225,58 @@ async fn each_refusal_has_its_reason_and_writes_nothing_but_the_audit() {
     let mut wrong = ask(&open, &k, facts("pve", 2));
     wrong.csr_der.truncate(50);
     assert_eq!(world.refused(wrong).await, RefusalReason::Malformed);
-    assert_eq!(world.refused(ask(&open, &k, facts("taken", 1))).await, RefusalReason::NameTaken);
+    assert_eq!(
+        world.refused(ask(&open, &k, facts("taken", 1))).await,
+        RefusalReason::NameTaken
+    );
 
-    let named = world.token(NewJoinToken { node_name: Some("another".into()), ..NewJoinToken::default() }).await;
-    assert_eq!(world.refused(ask(&named, &k, facts("pve", 2))).await, RefusalReason::WrongNodeName);
-    let near = world.token(NewJoinToken { allowed_cidr: Some("10.0.0.0/8".into()), ..NewJoinToken::default() }).await;
-    assert_eq!(world.refused(ask(&near, &k, facts("pve", 2))).await, RefusalReason::WrongAddress);
-    let of_host = world.token(NewJoinToken { host_id: Some(1), ..NewJoinToken::default() }).await;
-    assert_eq!(world.refused(ask(&of_host, &k, facts("pve", 2))).await, RefusalReason::WrongHost);
+    let named = world
+        .token(NewJoinToken {
+            node_name: Some("another".into()),
+            ..NewJoinToken::default()
+        })
+        .await;
+    assert_eq!(
+        world.refused(ask(&named, &k, facts("pve", 2))).await,
+        RefusalReason::WrongNodeName
+    );
+    let near = world
+        .token(NewJoinToken {
+            allowed_cidr: Some("10.0.0.0/8".into()),
+            ..NewJoinToken::default()
+        })
+        .await;
+    assert_eq!(
+        world.refused(ask(&near, &k, facts("pve", 2))).await,
+        RefusalReason::WrongAddress
+    );
+    let of_host = world
+        .token(NewJoinToken {
+            host_id: Some(1),
+            ..NewJoinToken::default()
+        })
+        .await;
+    assert_eq!(
+        world.refused(ask(&of_host, &k, facts("pve", 2))).await,
+        RefusalReason::WrongHost
+    );
     let revoked = world.token(NewJoinToken::default()).await;
     world.tokens.revoke(&admin(), &revoked.id.to_string()).await.unwrap();
-    assert_eq!(world.refused(ask(&revoked, &k, facts("pve", 2))).await, RefusalReason::Revoked);
-    let short = world.token(NewJoinToken { ttl_seconds: Some(1), ..NewJoinToken::default() }).await;
+    assert_eq!(
+        world.refused(ask(&revoked, &k, facts("pve", 2))).await,
+        RefusalReason::Revoked
+    );
+    let short = world
+        .token(NewJoinToken {
+            ttl_seconds: Some(1),
+            ..NewJoinToken::default()
+        })
+        .await;
     world.clock.0.fetch_add(1000, Ordering::SeqCst);
-    assert_eq!(world.refused(ask(&short, &k, facts("pve", 2))).await, RefusalReason::Expired);
+    assert_eq!(
+        world.refused(ask(&short, &k, facts("pve", 2))).await,
+        RefusalReason::Expired
+    );
 
     // None of it used the good tokens up.
     world.granted(ask(&open, &k, facts("pve", 2))).await;
@@ -229,11 +293,21 @@ async fn a_host_is_its_key_and_not_its_name() {
     let mut fourth = facts("pve4", 3);
     fourth.cluster = Some("lab".into());
     let fourth = world.join(fourth).await;
-    let names: Vec<String> =
-        hosts::list(&mut *world.store.read().await.unwrap()).await.unwrap().into_iter().map(|h| h.name).collect();
+    let names: Vec<String> = hosts::list(&mut *world.store.read().await.unwrap())
+        .await
+        .unwrap()
+        .into_iter()
+        .map(|h| h.name)
+        .collect();
     assert_eq!(names, ["pve", "pve-2", "lab"]);
-    assert_ne!(world.node(first.node).await.host_id, world.node(second.node).await.host_id);
-    assert_eq!(world.node(third.node).await.host_id, world.node(fourth.node).await.host_id);
+    assert_ne!(
+        world.node(first.node).await.host_id,
+        world.node(second.node).await.host_id
+    );
+    assert_eq!(
+        world.node(third.node).await.host_id,
+        world.node(fourth.node).await.host_id
+    );
 }
 
 #[tokio::test]
@@ -245,10 +319,17 @@ async fn a_taken_name_is_taken_over_only_when_said_so() {
     assert_eq!(world.refused(request.clone()).await, RefusalReason::NameTaken);
     request.take_over = true;
     let redeemed = world.redeem(request).await;
-    let EnrollReply::Granted(after) = redeemed.reply else { panic!("{redeemed:?}") };
+    let EnrollReply::Granted(after) = redeemed.reply else {
+        panic!("{redeemed:?}")
+    };
     assert_eq!((after.node, redeemed.superseded), (before.node, vec![before.node]));
     assert_ne!(after.certificate_der, before.certificate_der);
-    assert_eq!(world.count("SELECT COUNT(*) FROM certificates WHERE revoked_at IS NULL").await, 1);
+    assert_eq!(
+        world
+            .count("SELECT COUNT(*) FROM certificates WHERE revoked_at IS NULL")
+            .await,
+        1
+    );
 }
 
 #[tokio::test]
@@ -259,7 +340,12 @@ async fn a_reinstalled_standalone_takes_its_record_over_with_a_token_for_its_hos
     let mut request = ask(&world.token(NewJoinToken::default()).await, &key(), facts("pve", 7));
     request.take_over = true;
     assert_eq!(world.refused(request).await, RefusalReason::WrongHost);
-    let for_host = world.token(NewJoinToken { host_id: Some(1), ..NewJoinToken::default() }).await;
+    let for_host = world
+        .token(NewJoinToken {
+            host_id: Some(1),
+            ..NewJoinToken::default()
+        })
+        .await;
     let mut request = ask(&for_host, &key(), facts("pve", 7));
     assert_eq!(world.refused(request.clone()).await, RefusalReason::WrongHost);
     request.take_over = true;
@@ -277,7 +363,10 @@ async fn a_standalone_that_joined_a_cluster_moves() {
     let mut request = ask(&world.token(NewJoinToken::default()).await, &key(), joined);
     request.take_over = true;
     assert_eq!(world.granted(request).await.node, before.node);
-    assert_eq!(world.node(before.node).await.host_id, world.node(cluster.node).await.host_id);
+    assert_eq!(
+        world.node(before.node).await.host_id,
+        world.node(cluster.node).await.host_id
+    );
 }
 
 #[tokio::test]
@@ -293,7 +382,9 @@ async fn who_guesses_has_to_wait_and_costs_no_writes() {
     assert_eq!(world.refused(bad.clone()).await, RefusalReason::RateLimited);
     let audited = world.count("SELECT SUM(count) FROM audit").await;
     for _ in 0..100 {
-        let EnrollReply::Refused(refusal) = world.redeem(bad.clone()).await.reply else { panic!() };
+        let EnrollReply::Refused(refusal) = world.redeem(bad.clone()).await.reply else {
+            panic!()
+        };
         assert_eq!(refusal.reason, RefusalReason::RateLimited);
     }
     assert_eq!(world.count("SELECT SUM(count) FROM audit").await, audited);

@@ -127,7 +127,9 @@ fn unknown(id: i64) -> ServiceError {
 
 fn taken(error: StoreError) -> ServiceError {
     match error {
-        StoreError::Taken(_) => ServiceError::Conflict("a host of this name is there already; choose another name".into()),
+        StoreError::Taken(_) => {
+            ServiceError::Conflict("a host of this name is there already; choose another name".into())
+        }
         other => other.into(),
     }
 }
@@ -138,11 +140,17 @@ fn changed(old: HostFields, input: HostInput) -> Result<HostFields, ServiceError
     let name = input.name.unwrap_or(old.name);
     let word = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
     if name.is_empty() || name.len() > 63 || !name.bytes().all(word) {
-        wrong.push(FieldError::body("name", "has to be 1 to 63 of letters, digits, '-', '_' and '.'"));
+        wrong.push(FieldError::body(
+            "name",
+            "has to be 1 to 63 of letters, digits, '-', '_' and '.'",
+        ));
     }
     let host = input.host.unwrap_or(old.host);
     if host.len() > 255 || !host.bytes().all(|b| b.is_ascii_graphic()) {
-        wrong.push(FieldError::body("host", "has to be an address or a name of at most 255 characters without blanks"));
+        wrong.push(FieldError::body(
+            "host",
+            "has to be an address or a name of at most 255 characters without blanks",
+        ));
     }
     let port = input.port.unwrap_or(old.port.into());
     let port = u16::try_from(port).ok().filter(|p| *p > 0).unwrap_or_else(|| {
@@ -162,7 +170,10 @@ fn changed(old: HostFields, input: HostInput) -> Result<HostFields, ServiceError
 }
 
 fn view(host: HostRow, nodes: &[NodeRow]) -> HostView {
-    let own: Vec<&NodeRow> = nodes.iter().filter(|n| n.host_id == host.id && !n.is_revoked()).collect();
+    let own: Vec<&NodeRow> = nodes
+        .iter()
+        .filter(|n| n.host_id == host.id && !n.is_revoked())
+        .collect();
     let facts = || own.iter().filter_map(|n| n.facts.as_ref());
     let shared: BTreeMap<&str, u64> = facts()
         .flat_map(|f| &f.storages)
@@ -264,7 +275,9 @@ impl Hosts {
         if row.is_none() {
             return Err(unknown(id));
         }
-        rows::update(&mut tx, self.clock.now_ms(), id, &fields).await.map_err(taken)?;
+        rows::update(&mut tx, self.clock.now_ms(), id, &fields)
+            .await
+            .map_err(taken)?;
         self.audit(&mut tx, caller, "host.update", id, &fields.name).await?;
         tx.commit().await.map_err(StoreError::from)?;
         self.get(caller, id).await
@@ -295,7 +308,8 @@ impl Hosts {
         self.audit(&mut tx, caller, "host.delete", id, &host.name).await?;
         tx.commit().await.map_err(StoreError::from)?;
         for node in gone {
-            self.links.disconnect(node.id, close::REVOKED, "this node's host was removed by an operator");
+            self.links
+                .disconnect(node.id, close::REVOKED, "this node's host was removed by an operator");
         }
         Ok(())
     }
@@ -338,8 +352,11 @@ impl Hosts {
         only_operators(caller)?;
         let asked = self.ask(id).await?;
         let synced = asked.iter().filter(|(_, answered)| *answered).count();
-        let unreachable: Vec<String> =
-            asked.into_iter().filter(|(_, answered)| !answered).map(|(node, _)| node.name).collect();
+        let unreachable: Vec<String> = asked
+            .into_iter()
+            .filter(|(_, answered)| !answered)
+            .map(|(node, _)| node.name)
+            .collect();
         Ok(Synced {
             success: unreachable.is_empty(),
             message: format!("Synced {synced} nodes"),

@@ -101,7 +101,10 @@ impl Check {
             },
         };
         if !fine {
-            self.wrong("exclusions", format!("{text:?} is neither an address nor a range such as 10.0.0.10-10.0.0.20"));
+            self.wrong(
+                "exclusions",
+                format!("{text:?} is neither an address nor a range such as 10.0.0.10-10.0.0.20"),
+            );
         }
     }
 }
