@@ -65,7 +65,7 @@ async fn wrong_requests_leave_nothing() {
     })
     .await
     .unwrap();
-    refused(&fleet, create("hostname", json!("another")), 503, &["pve1", "pve2", "offline"]).await;
+    refused(&fleet, create("hostname", json!("another")), 503, &["pve1", "pve2", "not connected"]).await;
     // Unreachable is not gone.
     let app = fleet.client.get(&format!("/api/apps/{}", first["id"].as_str().unwrap())).await.unwrap().expect(200).unwrap();
     assert_eq!(app["status"], "running");
