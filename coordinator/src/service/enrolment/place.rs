@@ -16,7 +16,7 @@ use crate::{
 };
 use proximity_protocol::{
     enroll::{EnrollRequest, RefusalReason},
-    ids::{NodeId, NodeName},
+    ids::{BridgeName, NodeId, NodeName},
     observed::NodeFacts,
 };
 use uuid::Uuid;
@@ -167,9 +167,21 @@ async fn new_host(tx: &mut Connection, now: UnixMs, request: &EnrollRequest) -> 
         is_default: false,
     };
     let id = hosts::insert(tx, now, None, &fields, Some(&facts.host_fingerprint)).await?;
+    if let Some(bridge) = outward_bridge(facts)
+        && let Some(mut network) = hosts::network(tx, id).await?
+    {
+        network.bridge = Some(bridge.to_string());
+        hosts::set_network(tx, now, id, &network).await?;
+    }
     hosts::get(tx, id)
         .await?
         .ok_or_else(|| StoreError::Corrupt(format!("host {id} vanished")).into())
+}
+
+/// What is proposed for the apps of a new host: the bridge with the way out. Addresses are the operator's to give; until then it is DHCP.
+fn outward_bridge(facts: &NodeFacts) -> Option<&BridgeName> {
+    let bridge = facts.bridges.iter().find(|bridge| bridge.gateway.is_some())?;
+    Some(&bridge.name)
 }
 
 /// The record of a standalone machine that has joined this cluster since: the only node of its host, with this name and this address.

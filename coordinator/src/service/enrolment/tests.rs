@@ -152,7 +152,7 @@ impl World {
     }
 
     async fn node(&self, id: NodeId) -> nodes::NodeRow {
-        nodes::get(&mut *self.store.read().await.unwrap(), id)
+        nodes::get(&mut self.store.read().await.unwrap(), id)
             .await
             .unwrap()
             .unwrap()
@@ -293,7 +293,7 @@ async fn a_host_is_its_key_and_not_its_name() {
     let mut fourth = facts("pve4", 3);
     fourth.cluster = Some("lab".into());
     let fourth = world.join(fourth).await;
-    let names: Vec<String> = hosts::list(&mut *world.store.read().await.unwrap())
+    let names: Vec<String> = hosts::list(&mut world.store.read().await.unwrap())
         .await
         .unwrap()
         .into_iter()
@@ -391,4 +391,24 @@ async fn who_guesses_has_to_wait_and_costs_no_writes() {
     // Another address is not held up by it.
     let reply = world.enrolment.redeem(good, "192.0.2.10".parse().unwrap()).await.reply;
     assert!(matches!(reply, EnrollReply::Granted(_)));
+}
+
+#[tokio::test]
+async fn a_new_host_gets_the_bridge_that_leads_out() {
+    let world = World::new().await;
+    let mut two_bridges = facts("pve", 1);
+    two_bridges.bridges = serde_json::from_value(serde_json::json!([
+        {"name": "vmbr0", "address": null, "prefix": null, "gateway": null},
+        {"name": "vmbr7", "address": "10.0.0.1", "prefix": 24, "gateway": "10.0.0.254"},
+    ]))
+    .unwrap();
+    world.join(two_bridges).await;
+    let network = hosts::network(&mut world.store.read().await.unwrap(), 1)
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(
+        (network.bridge.as_deref(), network.address_mode.as_str()),
+        (Some("vmbr7"), "dhcp")
+    );
 }

@@ -206,7 +206,7 @@ async fn a_network_is_checked_as_a_whole_and_kept() {
         set,
         "a refused change changed something"
     );
-    let row: NetworkRow = rows::network(&mut *hosts.store.read().await.unwrap(), id)
+    let row: NetworkRow = rows::network(&mut hosts.store.read().await.unwrap(), id)
         .await
         .unwrap()
         .unwrap();
