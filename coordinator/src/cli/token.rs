@@ -67,10 +67,12 @@ async fn host_id(store: &Store, text: &str) -> Result<i64, Failure> {
     let found = hosts.iter().find(|h| h.name == text || h.id.to_string() == text);
     found.map(|h| h.id).ok_or_else(|| {
         let names: Vec<&str> = hosts.iter().map(|h| h.name.as_str()).collect();
-        Failure::new(
-            exit::REFUSED,
-            format!("there is no host {text:?}; there are: {}", names.join(", ")),
-        )
+        let there = if names.is_empty() {
+            "none yet; without --host the first node makes one".to_owned()
+        } else {
+            names.join(", ")
+        };
+        Failure::new(exit::REFUSED, format!("there is no host {text:?}; hosts: {there}"))
     })
 }
 

@@ -180,7 +180,7 @@ async fn of_many_that_enrol_at_once_one_does_and_can_connect() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_silent_client_holds_its_place_for_a_moment_only() {
     let world = World::with(Limits {
-        handshake: Duration::from_millis(700),
+        handshake: Duration::from_secs(3),
         handshakes: 2,
         ..Limits::default()
     })
