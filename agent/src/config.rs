@@ -32,7 +32,10 @@ pub struct Paths {
 }
 impl Default for Paths {
     fn default() -> Self {
-        Self { state: "/var/lib/proximity-agent".into(), policy: "/etc/proximity/policy.toml".into() }
+        Self {
+            state: "/var/lib/proximity-agent".into(),
+            policy: "/etc/proximity/policy.toml".into(),
+        }
     }
 }
 
@@ -133,9 +136,15 @@ impl Config {
             None => (Path::new(DEFAULT_PATH), false),
         };
         match std::fs::read_to_string(path) {
-            Ok(text) => toml::from_str(&text).map_err(|error| ConfigError::Parse { path: path.into(), message: error.to_string() }),
+            Ok(text) => toml::from_str(&text).map_err(|error| ConfigError::Parse {
+                path: path.into(),
+                message: error.to_string(),
+            }),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound && !must_exist => Ok(Self::default()),
-            Err(source) => Err(ConfigError::Read { path: path.into(), source }),
+            Err(source) => Err(ConfigError::Read {
+                path: path.into(),
+                source,
+            }),
         }
     }
 }

@@ -28,7 +28,10 @@ impl Answer {
     /// The sentence of a refusal, if the status is the expected one.
     pub fn refusal(self, status: u16) -> Result<String> {
         let body = self.expect(status)?;
-        Ok(body["detail"].as_str().with_context(|| format!("no detail in {body}"))?.to_owned())
+        Ok(body["detail"]
+            .as_str()
+            .with_context(|| format!("no detail in {body}"))?
+            .to_owned())
     }
 }
 
@@ -45,14 +48,29 @@ pub struct Client {
 impl Client {
     /// A client without a login.
     pub fn new(base: impl Into<String>) -> Result<Self> {
-        let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(60)).build()?;
-        Ok(Self { base: base.into(), token: None, http })
+        let http = reqwest::Client::builder()
+            .no_proxy()
+            .timeout(Duration::from_secs(60))
+            .build()?;
+        Ok(Self {
+            base: base.into(),
+            token: None,
+            http,
+        })
     }
 
     /// Logs in.
     pub async fn login(&mut self, username: &str, password: &str) -> Result<()> {
-        let body = self.post("/api/auth/login", &json!({"username": username, "password": password})).await?.expect(200)?;
-        self.token = Some(body["access_token"].as_str().context("no access_token in the login's answer")?.to_owned());
+        let body = self
+            .post("/api/auth/login", &json!({"username": username, "password": password}))
+            .await?
+            .expect(200)?;
+        self.token = Some(
+            body["access_token"]
+                .as_str()
+                .context("no access_token in the login's answer")?
+                .to_owned(),
+        );
         Ok(())
     }
 
@@ -69,7 +87,11 @@ impl Client {
         let response = request.send().await?;
         let status = response.status();
         let text = response.text().await?;
-        let body = if text.is_empty() { Value::Null } else { serde_json::from_str(&text).with_context(|| format!("not JSON: {text}"))? };
+        let body = if text.is_empty() {
+            Value::Null
+        } else {
+            serde_json::from_str(&text).with_context(|| format!("not JSON: {text}"))?
+        };
         Ok(Answer { status, body })
     }
 
@@ -95,7 +117,12 @@ impl Client {
 
     /// Opens a Server-Sent Events stream.
     pub async fn stream(&self, path: &str) -> Result<reqwest::Response> {
-        let response = self.request(Method::GET, path).header("accept", "text/event-stream").timeout(Duration::from_secs(3600)).send().await?;
+        let response = self
+            .request(Method::GET, path)
+            .header("accept", "text/event-stream")
+            .timeout(Duration::from_secs(3600))
+            .send()
+            .await?;
         if !response.status().is_success() {
             bail!("{path}: HTTP {}", response.status());
         }
@@ -104,7 +131,9 @@ impl Client {
 
     /// Creates an app and answers it.
     pub async fn create_app(&self, catalog_id: &str, hostname: &str) -> Result<Value> {
-        self.post("/api/apps", &json!({"catalog_id": catalog_id, "hostname": hostname})).await?.expect(201)
+        self.post("/api/apps", &json!({"catalog_id": catalog_id, "hostname": hostname}))
+            .await?
+            .expect(201)
     }
 
     /// Waits until an operation has ended and answers it.
@@ -113,7 +142,9 @@ impl Client {
         let mut last = Value::Null;
         let waited = until("the operation's end", patience, async || {
             // A coordinator that is being restarted does not answer; the wait is bounded all the same.
-            let Ok(answer) = self.get(&path).await else { return Ok(None) };
+            let Ok(answer) = self.get(&path).await else {
+                return Ok(None);
+            };
             let operation = answer.expect(200)?;
             last = operation.clone();
             let ended = matches!(operation["state"].as_str(), Some("done" | "undone" | "stuck"));
@@ -128,10 +159,15 @@ impl Client {
         let path = format!("/api/apps/{id}");
         let mut last = Value::Null;
         let waited = until("the app's status", patience, async || {
-            let Ok(answer) = self.get(&path).await else { return Ok(None) };
+            let Ok(answer) = self.get(&path).await else {
+                return Ok(None);
+            };
             let app = answer.expect(200)?;
             last = app.clone();
-            Ok(app["status"].as_str().is_some_and(|status| wanted.contains(&status)).then_some(app))
+            Ok(app["status"]
+                .as_str()
+                .is_some_and(|status| wanted.contains(&status))
+                .then_some(app))
         })
         .await;
         waited.with_context(|| format!("wanted {wanted:?}; the app is {last:#}"))
@@ -140,7 +176,11 @@ impl Client {
 
 /// Gets a page without a login; `None` if nothing answers or the answer is no success.
 pub async fn page(url: &str) -> Option<String> {
-    let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(5)).build().ok()?;
+    let client = reqwest::Client::builder()
+        .no_proxy()
+        .timeout(Duration::from_secs(5))
+        .build()
+        .ok()?;
     let response = client.get(url).send().await.ok()?;
     if !response.status().is_success() {
         return None;

@@ -13,7 +13,8 @@ use proximity_protocol::{
     token::JoinToken,
 };
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, PublicKeyData,
 };
 use rustls::{RootCertStore, server::WebPkiClientVerifier};
 use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer, PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -73,21 +74,39 @@ impl Impostor {
         let mut roots = RootCertStore::empty();
         roots.add(ca.clone())?;
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone()).allow_unauthenticated().build()?;
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+            .allow_unauthenticated()
+            .build()?;
         let mut tls = rustls::ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .with_client_cert_verifier(verifier)
-            .with_single_cert(vec![certificate, ca.clone()], PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(server_key.serialize_der())))?;
+            .with_single_cert(
+                vec![certificate, ca.clone()],
+                PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(server_key.serialize_der())),
+            )?;
         tls.alpn_protocols = vec![ALPN_LINK.to_vec(), ALPN_ENROLL.to_vec()];
-        let config = quinn::ServerConfig::with_crypto(Arc::new(quinn::crypto::rustls::QuicServerConfig::try_from(tls)?));
+        let config =
+            quinn::ServerConfig::with_crypto(Arc::new(quinn::crypto::rustls::QuicServerConfig::try_from(tls)?));
         let endpoint = quinn::Endpoint::server(config, SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
-        Ok(Self { endpoint, issuer, ca, pin, node: NodeId(uuid::Uuid::new_v4()), epoch: 7 })
+        Ok(Self {
+            endpoint,
+            issuer,
+            ca,
+            pin,
+            node: NodeId(uuid::Uuid::new_v4()),
+            epoch: 7,
+        })
     }
 
     /// A token that leads here.
     pub fn token(&self) -> Result<String> {
         let address = self.endpoint.local_addr()?.to_string();
-        let token = JoinToken::new(vec![address], self.pin, JoinTokenId(uuid::Uuid::new_v4()), Secret256::new([1; 32]))?;
+        let token = JoinToken::new(
+            vec![address],
+            self.pin,
+            JoinTokenId(uuid::Uuid::new_v4()),
+            Secret256::new([1; 32]),
+        )?;
         Ok(token.to_line().to_string())
     }
 
@@ -100,7 +119,9 @@ impl Impostor {
         loop {
             let incoming = self.endpoint.accept().await.context("the endpoint is closed")?;
             let Ok(connection) = incoming.await else { continue };
-            let data = connection.handshake_data().and_then(|d| d.downcast::<quinn::crypto::rustls::HandshakeData>().ok());
+            let data = connection
+                .handshake_data()
+                .and_then(|d| d.downcast::<quinn::crypto::rustls::HandshakeData>().ok());
             if data.and_then(|d| d.protocol).as_deref() == Some(alpn) {
                 return Ok(connection);
             }
@@ -115,7 +136,9 @@ impl Impostor {
         let request: EnrollRequest = receive(&mut rx).await?;
         let csr = CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(request.csr_der))?;
         let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, self.node.to_string());
+        params
+            .distinguished_name
+            .push(DnType::CommonName, self.node.to_string());
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         params.use_authority_key_identifier_extension = true;
         let not_after = time::OffsetDateTime::now_utc() + time::Duration::days(90);
@@ -148,7 +171,11 @@ impl Impostor {
             notices: vec![],
         };
         send(&mut tx, &HelloReply::Welcome(welcome)).await?;
-        Ok(Link { connection, control: (tx, rx), hello })
+        Ok(Link {
+            connection,
+            control: (tx, rx),
+            hello,
+        })
     }
 }
 

@@ -51,7 +51,12 @@ impl Process {
             .stderr(append(&stderr)?)
             .spawn()
             .with_context(|| format!("cannot start {name} ({command:?})"))?;
-        Ok(Self { child, name: name.to_owned(), stdout, stderr })
+        Ok(Self {
+            child,
+            name: name.to_owned(),
+            stdout,
+            stderr,
+        })
     }
 
     /// Its process id.
@@ -82,14 +87,24 @@ impl Process {
         let start = Instant::now();
         loop {
             let text = self.stdout()?;
-            if let Some(rest) = text.split_inclusive('\n').filter(|l| l.ends_with('\n')).find_map(|l| l.trim_end().strip_prefix(prefix)) {
+            if let Some(rest) = text
+                .split_inclusive('\n')
+                .filter(|l| l.ends_with('\n'))
+                .find_map(|l| l.trim_end().strip_prefix(prefix))
+            {
                 return Ok(rest.to_owned());
             }
             if let Some(status) = self.ended()? {
-                bail!("{what} did not come: it ended ({status}); its log ends with\n{}", self.log_tail());
+                bail!(
+                    "{what} did not come: it ended ({status}); its log ends with\n{}",
+                    self.log_tail()
+                );
             }
             if start.elapsed() > patience {
-                bail!("{what}: not within {patience:?}; its log ends with\n{}", self.log_tail());
+                bail!(
+                    "{what}: not within {patience:?}; its log ends with\n{}",
+                    self.log_tail()
+                );
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -116,7 +131,11 @@ impl Process {
                 return Ok(status);
             }
             if start.elapsed() > PATIENCE {
-                bail!("{} does not stop after SIGTERM; its log ends with\n{}", self.name, self.log_tail());
+                bail!(
+                    "{} does not stop after SIGTERM; its log ends with\n{}",
+                    self.name,
+                    self.log_tail()
+                );
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }

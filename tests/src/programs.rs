@@ -33,7 +33,9 @@ struct Target {
 
 /// The folder of the workspace.
 pub fn workspace() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the tests live in a folder of the workspace")
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("the tests live in a folder of the workspace")
 }
 
 impl Programs {
@@ -47,7 +49,12 @@ impl Programs {
     fn build_now() -> Result<Self> {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let output = Command::new(cargo)
-            .args(["build", "--workspace", "--bins", "--message-format=json-render-diagnostics"])
+            .args([
+                "build",
+                "--workspace",
+                "--bins",
+                "--message-format=json-render-diagnostics",
+            ])
             .current_dir(workspace())
             .stdin(Stdio::null())
             .stderr(Stdio::inherit())
@@ -56,8 +63,11 @@ impl Programs {
         if !output.status.success() {
             bail!("cargo build failed: the lines above say why");
         }
-        let artifacts: Vec<Artifact> =
-            output.stdout.split(|b| *b == b'\n').filter_map(|line| serde_json::from_slice::<Artifact>(line).ok()).collect();
+        let artifacts: Vec<Artifact> = output
+            .stdout
+            .split(|b| *b == b'\n')
+            .filter_map(|line| serde_json::from_slice::<Artifact>(line).ok())
+            .collect();
         let find = |name: &str| {
             artifacts
                 .iter()
@@ -65,6 +75,10 @@ impl Programs {
                 .find_map(|a| a.executable.clone())
                 .with_context(|| format!("cargo build made no executable {name}"))
         };
-        Ok(Self { coordinator: find("proximity-coordinator")?, agent: find("proximity-agent")?, pve_sim: find("pve-sim")? })
+        Ok(Self {
+            coordinator: find("proximity-coordinator")?,
+            agent: find("proximity-agent")?,
+            pve_sim: find("pve-sim")?,
+        })
     }
 }

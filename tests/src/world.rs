@@ -43,8 +43,12 @@ impl NodeFiles {
         for name in names(&pve.join("priv/proximity"))? {
             if let Ok(vmid) = name.parse::<u32>() {
                 let text = std::fs::read_to_string(pve.join("priv/proximity").join(&name))?;
-                let record: serde_json::Value = serde_json::from_str(&text).with_context(|| format!("record {name}: {text}"))?;
-                let app = record["owner"]["app"].as_str().or(record["app"].as_str()).unwrap_or_default();
+                let record: serde_json::Value =
+                    serde_json::from_str(&text).with_context(|| format!("record {name}: {text}"))?;
+                let app = record["owner"]["app"]
+                    .as_str()
+                    .or(record["app"].as_str())
+                    .unwrap_or_default();
                 found.records.insert(vmid, app.to_owned());
             }
         }
@@ -61,7 +65,9 @@ impl NodeFiles {
 
 fn names(folder: &Path) -> Result<Vec<String>> {
     match std::fs::read_dir(folder) {
-        Ok(entries) => entries.map(|e| Ok(e?.file_name().to_string_lossy().into_owned())).collect(),
+        Ok(entries) => entries
+            .map(|e| Ok(e?.file_name().to_string_lossy().into_owned()))
+            .collect(),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(error) => Err(error).with_context(|| folder.display().to_string()),
     }
@@ -75,7 +81,10 @@ impl Registry {
     /// Opens the file read-only; a coordinator may run on it.
     pub async fn open(path: &Path) -> Result<Self> {
         use sqlx::Connection;
-        let options = SqliteConnectOptions::new().filename(path).read_only(true).busy_timeout(std::time::Duration::from_secs(10));
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .read_only(true)
+            .busy_timeout(std::time::Duration::from_secs(10));
         Ok(Self(SqliteConnection::connect_with(&options).await?))
     }
 
@@ -91,7 +100,11 @@ impl Registry {
 }
 
 /// Every broken promise, in words; empty is good. Call it when no operation is under way.
-pub async fn broken_promises(registry: &mut Registry, nodes: &[NodeFiles], test_containers: &BTreeSet<u32>) -> Result<Vec<String>> {
+pub async fn broken_promises(
+    registry: &mut Registry,
+    nodes: &[NodeFiles],
+    test_containers: &BTreeSet<u32>,
+) -> Result<Vec<String>> {
     let mut broken = Vec::new();
     let mut found = BTreeMap::new();
     for node in nodes {
@@ -103,21 +116,30 @@ pub async fn broken_promises(registry: &mut Registry, nodes: &[NodeFiles], test_
     let mut owned: BTreeMap<String, BTreeMap<u32, String>> = BTreeMap::new();
     let mut seen: BTreeMap<(&str, i64, String), String> = BTreeMap::new();
     for app in &apps {
-        let (id, status, node): (String, String, String) = (app.try_get("id")?, app.try_get("status")?, app.try_get("node")?);
+        let (id, status, node): (String, String, String) =
+            (app.try_get("id")?, app.try_get("status")?, app.try_get("node")?);
         let host: i64 = app.try_get("host_id")?;
         let vmid = app.try_get::<Option<i64>, _>("vmid")?.map(u32::try_from).transpose()?;
         let port = app.try_get::<Option<i64>, _>("public_port")?;
         let address = app.try_get::<Option<String>, _>("ip_address")?;
-        for (kind, value) in [("VMID", vmid.map(|v| v.to_string())), ("port", port.map(|p| p.to_string())), ("address", address)] {
+        for (kind, value) in [
+            ("VMID", vmid.map(|v| v.to_string())),
+            ("port", port.map(|p| p.to_string())),
+            ("address", address),
+        ] {
             if let Some(value) = value
                 && let Some(other) = seen.insert((kind, host, value.clone()), id.clone())
             {
-                broken.push(format!("{kind} {value} of host {host} has two owners: {other} and {id}"));
+                broken.push(format!(
+                    "{kind} {value} of host {host} has two owners: {other} and {id}"
+                ));
             }
         }
         let there = vmid.is_some_and(|vmid| found.get(&node).is_some_and(|f| f.containers.contains(&vmid)));
         match status.as_str() {
-            "running" | "stopped" if !there => broken.push(format!("app {id} is {status}, but {node} has no container {vmid:?}")),
+            "running" | "stopped" if !there => {
+                broken.push(format!("app {id} is {status}, but {node} has no container {vmid:?}"))
+            }
             "error" if !there => {}
             "running" | "stopped" | "error" => {
                 if let Some(vmid) = vmid {
@@ -137,7 +159,9 @@ pub async fn broken_promises(registry: &mut Registry, nodes: &[NodeFiles], test_
         }
         for (vmid, app) in &found.records {
             if owned.get(vmid) != Some(app) {
-                broken.push(format!("{node} has an ownership record {vmid} of {app}, which the registry does not know there"));
+                broken.push(format!(
+                    "{node} has an ownership record {vmid} of {app}, which the registry does not know there"
+                ));
             }
         }
         for vmid in &found.volumes {
@@ -156,9 +180,14 @@ pub async fn broken_promises(registry: &mut Registry, nodes: &[NodeFiles], test_
         .await?;
     for row in orphans {
         let (what, app): (String, String) = (row.try_get(0)?, row.try_get(1)?);
-        broken.push(format!("{what} is reserved for {app}, which does not exist or has failed"));
+        broken.push(format!(
+            "{what} is reserved for {app}, which does not exist or has failed"
+        ));
     }
-    for row in registry.rows("SELECT id, kind, state FROM operations WHERE state IN ('queued', 'running', 'waiting', 'undoing')").await? {
+    for row in registry
+        .rows("SELECT id, kind, state FROM operations WHERE state IN ('queued', 'running', 'waiting', 'undoing')")
+        .await?
+    {
         let (id, kind, state): (String, String, String) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
         broken.push(format!("operation {id} ({kind}) is still {state}"));
     }

@@ -22,9 +22,17 @@ async fn refused(fleet: &Fleet, body: Value, status: u16, words: &[&str]) {
 
 async fn deployed(fleet: &Fleet, hostname: &str) -> Value {
     let created = fleet.client.create_app("nginx", hostname).await.unwrap();
-    let ended = fleet.client.operation_end(created["operation_id"].as_str().unwrap(), PATIENCE).await.unwrap();
+    let ended = fleet
+        .client
+        .operation_end(created["operation_id"].as_str().unwrap(), PATIENCE)
+        .await
+        .unwrap();
     assert_eq!(ended["state"], "done", "{ended:#}\n{}", fleet.logs());
-    fleet.client.app_status(created["id"].as_str().unwrap(), &["running"], PATIENCE).await.unwrap()
+    fleet
+        .client
+        .app_status(created["id"].as_str().unwrap(), &["running"], PATIENCE)
+        .await
+        .unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -35,39 +43,100 @@ async fn wrong_requests_leave_nothing() {
         body[field] = value;
         body
     };
-    for hostname in ["", "ab", "-nginx", "nginx-", "My-Nginx", "a b", "a\nb", "a.b", "nginx;reboot", "ünïcode", &"a".repeat(64)] {
+    for hostname in [
+        "",
+        "ab",
+        "-nginx",
+        "nginx-",
+        "My-Nginx",
+        "a b",
+        "a\nb",
+        "a.b",
+        "nginx;reboot",
+        "ünïcode",
+        &"a".repeat(64),
+    ] {
         refused(&fleet, create("hostname", json!(hostname)), 422, &["hostname"]).await;
     }
     refused(&fleet, create("hostname", json!(7)), 422, &["hostname"]).await;
-    refused(&fleet, create("catalog_id", json!("no-such-app")), 404, &["no-such-app"]).await;
+    refused(
+        &fleet,
+        create("catalog_id", json!("no-such-app")),
+        404,
+        &["no-such-app"],
+    )
+    .await;
     refused(&fleet, create("node", json!("pve9")), 404, &["pve9"]).await;
     refused(&fleet, create("config", json!({"frobnicate": 1})), 422, &["frobnicate"]).await;
     refused(&fleet, create("config", json!({"memory_mb": 1})), 422, &["memory_mb"]).await;
-    refused(&fleet, create("config", json!({"memory_mb": 9_999_999})), 422, &["memory_mb"]).await;
-    refused(&fleet, create("environment", json!({"lower case": "x"})), 422, &["environment"]).await;
+    refused(
+        &fleet,
+        create("config", json!({"memory_mb": 9_999_999})),
+        422,
+        &["memory_mb"],
+    )
+    .await;
+    refused(
+        &fleet,
+        create("environment", json!({"lower case": "x"})),
+        422,
+        &["environment"],
+    )
+    .await;
     refused(&fleet, create("frobnicate", json!(1)), 422, &["frobnicate"]).await;
     fleet.nodes[1].stop_agent().await.unwrap();
     until("pve2 offline", PATIENCE, async || {
         let nodes = fleet.client.get("/api/proxmox/nodes").await?.expect(200)?;
-        Ok(nodes.as_array().unwrap().iter().any(|n| n["name"] == "pve2" && n["status"] == "offline").then_some(()))
+        Ok(nodes
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|n| n["name"] == "pve2" && n["status"] == "offline")
+            .then_some(()))
     })
     .await
     .unwrap();
     refused(&fleet, create("node", json!("pve2")), 409, &["pve2", "offline"]).await;
-    assert_eq!(fleet.registry().await.unwrap().count("SELECT COUNT(*) FROM apps").await.unwrap(), 0);
+    assert_eq!(
+        fleet
+            .registry()
+            .await
+            .unwrap()
+            .count("SELECT COUNT(*) FROM apps")
+            .await
+            .unwrap(),
+        0
+    );
     let first = deployed(&fleet, "my-nginx").await;
     refused(&fleet, create("hostname", json!("my-nginx")), 409, &["my-nginx"]).await;
     assert_eq!(first["node"], "pve1");
     fleet.nodes[0].stop_agent().await.unwrap();
     until("pve1 offline", PATIENCE, async || {
         let nodes = fleet.client.get("/api/proxmox/nodes").await?.expect(200)?;
-        Ok(nodes.as_array().unwrap().iter().all(|n| n["status"] == "offline").then_some(()))
+        Ok(nodes
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|n| n["status"] == "offline")
+            .then_some(()))
     })
     .await
     .unwrap();
-    refused(&fleet, create("hostname", json!("another")), 503, &["pve1", "pve2", "not connected"]).await;
+    refused(
+        &fleet,
+        create("hostname", json!("another")),
+        503,
+        &["pve1", "pve2", "not connected"],
+    )
+    .await;
     // Unreachable is not gone.
-    let app = fleet.client.get(&format!("/api/apps/{}", first["id"].as_str().unwrap())).await.unwrap().expect(200).unwrap();
+    let app = fleet
+        .client
+        .get(&format!("/api/apps/{}", first["id"].as_str().unwrap()))
+        .await
+        .unwrap()
+        .expect(200)
+        .unwrap();
     assert_eq!(app["status"], "running");
     fleet.assert_promises().await.unwrap();
     fleet.stop().await.unwrap();
@@ -76,12 +145,32 @@ async fn wrong_requests_leave_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_port_range_is_said() {
     let fleet = Fleet::start(&FleetSpec::hollow(1), |_| ()).await.unwrap();
-    fleet.client.post("/api/core/settings/features", &json!({"public_port_first": 8000, "public_port_last": 8001})).await.unwrap().expect(200).unwrap();
-    let ports: BTreeSet<u64> = [deployed(&fleet, "one-app").await, deployed(&fleet, "two-app").await].iter().map(|a| a["public_port"].as_u64().unwrap()).collect();
+    fleet
+        .client
+        .post(
+            "/api/core/settings/features",
+            &json!({"public_port_first": 8000, "public_port_last": 8001}),
+        )
+        .await
+        .unwrap()
+        .expect(200)
+        .unwrap();
+    let ports: BTreeSet<u64> = [deployed(&fleet, "one-app").await, deployed(&fleet, "two-app").await]
+        .iter()
+        .map(|a| a["public_port"].as_u64().unwrap())
+        .collect();
     assert_eq!(ports, BTreeSet::from([8000, 8001]));
-    let answer = fleet.client.post("/api/apps", &json!({"catalog_id": "nginx", "hostname": "three-app"})).await.unwrap();
+    let answer = fleet
+        .client
+        .post("/api/apps", &json!({"catalog_id": "nginx", "hostname": "three-app"}))
+        .await
+        .unwrap();
     assert!(matches!(answer.status.as_u16(), 409 | 503), "{}", answer.body);
-    assert!(answer.body["detail"].as_str().unwrap().contains("port"), "{}", answer.body);
+    assert!(
+        answer.body["detail"].as_str().unwrap().contains("port"),
+        "{}",
+        answer.body
+    );
     fleet.assert_promises().await.unwrap();
     fleet.stop().await.unwrap();
 }
@@ -102,7 +191,9 @@ async fn a_port_that_a_stranger_holds_is_avoided() {
 /// A line of `/proc/net/tcp` for a socket that listens on every address.
 fn listening(port: u16) -> String {
     let head = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode";
-    format!("{head}\n   0: 00000000:{port:04X} 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1 1 0000000000000000 100 0 0 10 0\n")
+    format!(
+        "{head}\n   0: 00000000:{port:04X} 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1 1 0000000000000000 100 0 0 10 0\n"
+    )
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -110,15 +201,54 @@ async fn a_vmid_that_a_stranger_takes_in_between_is_left_to_it() {
     let fleet = Fleet::start(&FleetSpec::hollow(1), |_| ()).await.unwrap();
     let node = &fleet.nodes[0];
     let go = fleet.folder().join("stranger.go");
-    node.script(&Script::new().rule(Rule::on("pct", Fault::PauseUntil(go.clone())).subcommand("create").at(At::Before).times(1))).unwrap();
+    node.script(
+        &Script::new().rule(
+            Rule::on("pct", Fault::PauseUntil(go.clone()))
+                .subcommand("create")
+                .at(At::Before)
+                .times(1),
+        ),
+    )
+    .unwrap();
     let created = fleet.client.create_app("nginx", "my-nginx").await.unwrap();
-    until("pct create is about to begin", PATIENCE, async || Ok(go.with_extension("go.reached").exists().then_some(()))).await.unwrap();
-    let reserved = fleet.registry().await.unwrap().count("SELECT vmid FROM vmid_reservations").await.unwrap().to_string();
-    node.tool("pct", &["create", &reserved, "local:vztmpl/debian-12-standard_12.7-1_amd64.tar.zst", "--rootfs", "local:1", "--hostname", "strangers"]).unwrap();
+    until("pct create is about to begin", PATIENCE, async || {
+        Ok(go.with_extension("go.reached").exists().then_some(()))
+    })
+    .await
+    .unwrap();
+    let reserved = fleet
+        .registry()
+        .await
+        .unwrap()
+        .count("SELECT vmid FROM vmid_reservations")
+        .await
+        .unwrap()
+        .to_string();
+    node.tool(
+        "pct",
+        &[
+            "create",
+            &reserved,
+            "local:vztmpl/debian-12-standard_12.7-1_amd64.tar.zst",
+            "--rootfs",
+            "local:1",
+            "--hostname",
+            "strangers",
+        ],
+    )
+    .unwrap();
     std::fs::write(&go, "").unwrap();
-    let ended = fleet.client.operation_end(created["operation_id"].as_str().unwrap(), PATIENCE).await.unwrap();
+    let ended = fleet
+        .client
+        .operation_end(created["operation_id"].as_str().unwrap(), PATIENCE)
+        .await
+        .unwrap();
     assert_eq!(ended["state"], "done", "{ended:#}\n{}", fleet.logs());
-    let app = fleet.client.app_status(created["id"].as_str().unwrap(), &["running"], PATIENCE).await.unwrap();
+    let app = fleet
+        .client
+        .app_status(created["id"].as_str().unwrap(), &["running"], PATIENCE)
+        .await
+        .unwrap();
     assert_ne!(app["lxc_id"].to_string(), reserved);
     let strangers = node.tool("pct", &["config", &reserved]).unwrap();
     assert!(strangers.contains("hostname: strangers"), "{strangers}");
@@ -132,25 +262,64 @@ async fn a_deployment_that_cannot_succeed_is_undone() {
     let fleet = Fleet::start(&FleetSpec::hollow(1), |_| ()).await.unwrap();
     let cases = [
         Rule::on("pct", Fault::DiskFull).subcommand("create"),
-        Rule::on("pct", Fault::Fail { exit: 255, stderr: "startup for container failed".into(), stdout: String::new() }).subcommand("start").at(At::Before),
-        Rule::on("pct", Fault::Fail { exit: 1, stderr: "E: no network".into(), stdout: String::new() }).subcommand("exec").at(At::Before),
+        Rule::on(
+            "pct",
+            Fault::Fail {
+                exit: 255,
+                stderr: "startup for container failed".into(),
+                stdout: String::new(),
+            },
+        )
+        .subcommand("start")
+        .at(At::Before),
+        Rule::on(
+            "pct",
+            Fault::Fail {
+                exit: 1,
+                stderr: "E: no network".into(),
+                stdout: String::new(),
+            },
+        )
+        .subcommand("exec")
+        .at(At::Before),
         Rule::on("pct", Fault::HalfCreate).subcommand("create"),
     ];
     for (number, rule) in cases.into_iter().enumerate() {
         let what = format!("{rule:?}");
         fleet.nodes[0].script(&Script::new().rule(rule)).unwrap();
-        let created = fleet.client.create_app("nginx", &format!("app-{number}")).await.unwrap();
+        let created = fleet
+            .client
+            .create_app("nginx", &format!("app-{number}"))
+            .await
+            .unwrap();
         let id = created["id"].as_str().unwrap();
-        let ended = fleet.client.operation_end(created["operation_id"].as_str().unwrap(), 2 * PATIENCE).await.unwrap();
+        let ended = fleet
+            .client
+            .operation_end(created["operation_id"].as_str().unwrap(), 2 * PATIENCE)
+            .await
+            .unwrap();
         assert_eq!(ended["state"], "undone", "{what}: {ended:#}\n{}", fleet.logs());
         let app = fleet.client.app_status(id, &["error"], PATIENCE).await.unwrap();
         assert!(fleet.nodes[0].hits().unwrap()[0].acted > 0, "{what} was not reached");
         fleet.nodes[0].script(&Script::new()).unwrap();
         let left = fleet.nodes[0].files().read().unwrap();
-        assert!(left.containers.is_empty() && left.records.is_empty() && left.volumes.is_empty(), "{what}: {left:?}");
+        assert!(
+            left.containers.is_empty() && left.records.is_empty() && left.volumes.is_empty(),
+            "{what}: {left:?}"
+        );
         fleet.assert_promises().await.unwrap();
-        let deleted = fleet.client.delete(&format!("/api/apps/{id}")).await.unwrap().expect(202).unwrap();
-        let ended = fleet.client.operation_end(deleted["operation_id"].as_str().unwrap(), PATIENCE).await.unwrap();
+        let deleted = fleet
+            .client
+            .delete(&format!("/api/apps/{id}"))
+            .await
+            .unwrap()
+            .expect(202)
+            .unwrap();
+        let ended = fleet
+            .client
+            .operation_end(deleted["operation_id"].as_str().unwrap(), PATIENCE)
+            .await
+            .unwrap();
         assert_eq!(ended["state"], "done", "{app:#} {ended:#}");
     }
     fleet.stop().await.unwrap();
@@ -161,12 +330,32 @@ fn a_broken_catalog_file_is_named() {
     let programs = Programs::build().unwrap();
     let folder = tempfile::tempdir().unwrap();
     let check = |text: &str| {
-        std::fs::copy(workspace().join("catalog_data/nginx.json"), folder.path().join("nginx.json")).unwrap();
+        std::fs::copy(
+            workspace().join("catalog_data/nginx.json"),
+            folder.path().join("nginx.json"),
+        )
+        .unwrap();
         std::fs::write(folder.path().join("broken.json"), text).unwrap();
-        let output = Command::new(&programs.coordinator).args(["catalog", "check"]).arg(folder.path()).output().unwrap();
-        (output.status.success(), format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)))
+        let output = Command::new(&programs.coordinator)
+            .args(["catalog", "check"])
+            .arg(folder.path())
+            .output()
+            .unwrap();
+        (
+            output.status.success(),
+            format!(
+                "{}{}",
+                String::from_utf8_lossy(&output.stdout),
+                String::from_utf8_lossy(&output.stderr)
+            ),
+        )
     };
-    for (text, word) in [("{", "line"), ("[]", "broken.json"), (r#"{"id":"broken"}"#, "name"), (r#"{"id":"Broken!","name":"x"}"#, "id")] {
+    for (text, word) in [
+        ("{", "line"),
+        ("[]", "broken.json"),
+        (r#"{"id":"broken"}"#, "name"),
+        (r#"{"id":"Broken!","name":"x"}"#, "id"),
+    ] {
         let (good, said) = check(text);
         assert!(!good, "{text} passed: {said}");
         assert!(said.contains("broken.json") && said.contains(word), "{text}: {said}");
@@ -177,8 +366,18 @@ fn a_broken_catalog_file_is_named() {
 async fn a_coordinator_with_a_broken_catalog_does_not_start() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("broken.json"), "{").unwrap();
-    let settings = Settings { catalog: folder.path().to_owned(), ..Settings::default() };
-    let started = Fleet::start(&FleetSpec { settings, ..FleetSpec::hollow(1) }, |_| ()).await;
+    let settings = Settings {
+        catalog: folder.path().to_owned(),
+        ..Settings::default()
+    };
+    let started = Fleet::start(
+        &FleetSpec {
+            settings,
+            ..FleetSpec::hollow(1)
+        },
+        |_| (),
+    )
+    .await;
     let error = format!("{:#}", started.expect_err("it started"));
     assert!(error.contains("broken.json"), "{error}");
 }

@@ -29,7 +29,13 @@ struct Point {
 }
 
 const fn point(operation: &'static str, tool: &'static str, sub: &'static str, skip: u64, at: At) -> Point {
-    Point { operation, tool, sub, skip, at }
+    Point {
+        operation,
+        tool,
+        sub,
+        skip,
+        at,
+    }
 }
 
 const POINTS: &[Point] = &[
@@ -52,13 +58,20 @@ const POINTS: &[Point] = &[
 
 async fn reached(file: &Path) -> Result<()> {
     let mark = file.with_extension("go.reached");
-    until(&format!("{}", mark.display()), PATIENCE, async || Ok(mark.exists().then_some(()))).await
+    until(&format!("{}", mark.display()), PATIENCE, async || {
+        Ok(mark.exists().then_some(()))
+    })
+    .await
 }
 
 /// One deploy and one delete with a kill at `point`.
 async fn strike(fleet: &mut Fleet, victim: Victim, point: &Point, number: usize) -> Result<()> {
     let go = fleet.folder().join(format!("{victim:?}-{number}.go"));
-    let pause = Rule::on(point.tool, Fault::PauseUntil(go.clone())).subcommand(point.sub).at(point.at).skip(point.skip).times(1);
+    let pause = Rule::on(point.tool, Fault::PauseUntil(go.clone()))
+        .subcommand(point.sub)
+        .at(point.at)
+        .skip(point.skip)
+        .times(1);
     if point.tool == "pveam" {
         let cache = fleet.nodes[0].root().join("var/lib/vz/template/cache");
         for entry in std::fs::read_dir(&cache)? {
@@ -92,9 +105,18 @@ async fn strike(fleet: &mut Fleet, victim: Victim, point: &Point, number: usize)
     if victim != Victim::Agent {
         fleet.start_coordinator().await?;
     }
-    let ended = fleet.client.operation_end(&operation, PATIENCE).await.with_context(|| fleet.logs())?;
+    let ended = fleet
+        .client
+        .operation_end(&operation, PATIENCE)
+        .await
+        .with_context(|| fleet.logs())?;
     if ended["state"] != "done" {
-        bail!("the {} ended {}: {ended:#}\n{}", point.operation, ended["state"], fleet.logs());
+        bail!(
+            "the {} ended {}: {ended:#}\n{}",
+            point.operation,
+            ended["state"],
+            fleet.logs()
+        );
     }
     let hits = fleet.nodes[0].hits()?;
     if hits[0].acted != 1 {
@@ -103,7 +125,9 @@ async fn strike(fleet: &mut Fleet, victim: Victim, point: &Point, number: usize)
     if point.operation == "deploy" {
         let app = fleet.client.app_status(&id, &["running"], PATIENCE).await?;
         let url = app["url"].as_str().context("url")?;
-        proximity_tests::api::page(url).await.with_context(|| format!("{url} does not answer"))?;
+        proximity_tests::api::page(url)
+            .await
+            .with_context(|| format!("{url} does not answer"))?;
         // `pct create` and `pct start` are never run twice for one container; pushing and exec may be.
         if matches!(point.sub, "create" | "start") && hits[0].reached != 1 {
             bail!("{} {} ran {} times", point.tool, point.sub, hits[0].reached);
@@ -120,7 +144,10 @@ async fn strike(fleet: &mut Fleet, victim: Victim, point: &Point, number: usize)
 async fn strike_everywhere(victim: Victim) -> Result<()> {
     let mut fleet = Fleet::start(&FleetSpec::hollow(1), |_| ()).await?;
     for (number, point) in POINTS.iter().enumerate() {
-        let what = format!("{victim:?} killed in {}: {} {} {:?} (after {} calls)", point.operation, point.tool, point.sub, point.at, point.skip);
+        let what = format!(
+            "{victim:?} killed in {}: {} {} {:?} (after {} calls)",
+            point.operation, point.tool, point.sub, point.at, point.skip
+        );
         eprintln!("{what}");
         strike(&mut fleet, victim, point, number).await.with_context(|| what)?;
     }
@@ -147,7 +174,11 @@ async fn both_killed_in_every_tool() {
 async fn coordinator_killed_in_every_step() {
     let mut fleet = Fleet::start(&FleetSpec::hollow(1), |_| ()).await.unwrap();
     let first = fleet.client.create_app("nginx", "first").await.unwrap();
-    let ended = fleet.client.operation_end(first["operation_id"].as_str().unwrap(), PATIENCE).await.unwrap();
+    let ended = fleet
+        .client
+        .operation_end(first["operation_id"].as_str().unwrap(), PATIENCE)
+        .await
+        .unwrap();
     assert_eq!(ended["state"], "done", "{ended:#}\n{}", fleet.logs());
     let steps = ended["steps"].as_array().unwrap().len();
     assert!(steps >= 7, "{ended:#}");
@@ -164,7 +195,12 @@ async fn coordinator_killed_in_every_step() {
         fleet.kill_coordinator().unwrap();
         fleet.start_coordinator().await.unwrap();
         let ended = fleet.client.operation_end(&operation, PATIENCE).await.unwrap();
-        assert_eq!(ended["state"], "done", "killed in step {step}: {ended:#}\n{}", fleet.logs());
+        assert_eq!(
+            ended["state"],
+            "done",
+            "killed in step {step}: {ended:#}\n{}",
+            fleet.logs()
+        );
         fleet.assert_promises().await.unwrap();
     }
     fleet.stop().await.unwrap();

@@ -51,7 +51,11 @@ async fn each_refusal_has_its_own_words_and_writes_nothing() {
     let mut altered = good.clone().into_bytes();
     let middle = altered.len() / 2;
     altered[middle] = if altered[middle] == b'A' { b'B' } else { b'A' };
-    check("altered", join(&stranger, &String::from_utf8(altered).unwrap(), &[]), &["damaged"]);
+    check(
+        "altered",
+        join(&stranger, &String::from_utf8(altered).unwrap(), &[]),
+        &["damaged"],
+    );
     check("no token", join(&stranger, "hello", &[]), &["not a join token"]);
 
     let refused = refusals(&fleet).await;
@@ -60,11 +64,33 @@ async fn each_refusal_has_its_own_words_and_writes_nothing() {
     assert_eq!(refusals(&fleet).await, refused + 1, "not in the audit");
 
     // `pve1` is the name of the node that is in already.
-    let revoked = fleet.client.post("/api/proxmox/join-tokens", &json!({"ttl_seconds": 60})).await.unwrap().expect(201).unwrap();
-    fleet.client.delete(&format!("/api/proxmox/join-tokens/{}", revoked["id"].as_str().unwrap())).await.unwrap().expect(204).unwrap();
-    check("revoked", join(&stranger, revoked["token"].as_str().unwrap(), &[]), &["revoked"]);
+    let revoked = fleet
+        .client
+        .post("/api/proxmox/join-tokens", &json!({"ttl_seconds": 60}))
+        .await
+        .unwrap()
+        .expect(201)
+        .unwrap();
+    fleet
+        .client
+        .delete(&format!("/api/proxmox/join-tokens/{}", revoked["id"].as_str().unwrap()))
+        .await
+        .unwrap()
+        .expect(204)
+        .unwrap();
+    check(
+        "revoked",
+        join(&stranger, revoked["token"].as_str().unwrap(), &[]),
+        &["revoked"],
+    );
 
-    let short = fleet.client.post("/api/proxmox/join-tokens", &json!({"ttl_seconds": 1})).await.unwrap().expect(201).unwrap();
+    let short = fleet
+        .client
+        .post("/api/proxmox/join-tokens", &json!({"ttl_seconds": 1}))
+        .await
+        .unwrap()
+        .expect(201)
+        .unwrap();
     let expiry = short["expires_at"].as_str().unwrap().to_owned();
     until("the token's end", PATIENCE, async || {
         let now = time::OffsetDateTime::now_utc().format(&time::format_description::well_known::Rfc3339)?;
@@ -72,11 +98,19 @@ async fn each_refusal_has_its_own_words_and_writes_nothing() {
     })
     .await
     .unwrap();
-    check("expired", join(&stranger, short["token"].as_str().unwrap(), &[]), &["expired"]);
+    check(
+        "expired",
+        join(&stranger, short["token"].as_str().unwrap(), &[]),
+        &["expired"],
+    );
 
     assert_eq!(rows(&fleet).await, before);
     let codes: std::collections::BTreeSet<i32> = told.iter().map(|(_, code, _)| *code).collect();
-    assert_eq!(codes.len(), told.len() - 1, "damaged and no token share a code, the others have their own: {told:#?}");
+    assert_eq!(
+        codes.len(),
+        told.len() - 1,
+        "damaged and no token share a code, the others have their own: {told:#?}"
+    );
     fleet.stop().await.unwrap();
 }
 
@@ -99,7 +133,10 @@ async fn a_spent_token_lets_nobody_else_in() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_of_another_coordinator_is_not_sent_anywhere() {
-    let (fleet, other) = (Fleet::start(&FleetSpec::hollow(1), |_| ()).await.unwrap(), Fleet::start(&FleetSpec::hollow(1), |_| ()).await.unwrap());
+    let (fleet, other) = (
+        Fleet::start(&FleetSpec::hollow(1), |_| ()).await.unwrap(),
+        Fleet::start(&FleetSpec::hollow(1), |_| ()).await.unwrap(),
+    );
     let stranger = LoneNode::create().unwrap();
     // The addresses of one, the pin of the other.
     let ours: proximity_protocol::token::JoinToken = fleet.join_token(&json!({})).await.unwrap().parse().unwrap();
@@ -107,9 +144,19 @@ async fn a_token_of_another_coordinator_is_not_sent_anywhere() {
     let mixed = proximity_protocol::token::JoinToken::new(ours.addresses, theirs.ca_pin, ours.id, ours.secret).unwrap();
     let output = join(&stranger, &mixed.to_line(), &[]);
     assert!(!output.status.success());
-    assert!(said(&output).contains("pin") || said(&output).contains("fingerprint"), "{}", said(&output));
+    assert!(
+        said(&output).contains("pin") || said(&output).contains("fingerprint"),
+        "{}",
+        said(&output)
+    );
     // The secret was not sent: the token still works.
-    let spent = fleet.registry().await.unwrap().count("SELECT COUNT(*) FROM join_tokens WHERE spent_at IS NOT NULL").await.unwrap();
+    let spent = fleet
+        .registry()
+        .await
+        .unwrap()
+        .count("SELECT COUNT(*) FROM join_tokens WHERE spent_at IS NOT NULL")
+        .await
+        .unwrap();
     assert_eq!(spent, 1);
     fleet.stop().await.unwrap();
     other.stop().await.unwrap();
@@ -120,11 +167,35 @@ async fn a_revoked_node_is_cut_off_and_stays_out() {
     let fleet = Fleet::start(&FleetSpec::hollow(1), |_| ()).await.unwrap();
     let node = fleet.node_online("pve1").await.unwrap();
     let id = node["id"].as_str().unwrap();
-    fleet.client.post(&format!("/api/proxmox/nodes/{id}/revoke"), &json!({})).await.unwrap().expect(200).unwrap();
-    until("the agent says that it was revoked", PATIENCE, async || Ok(fleet.nodes[0].agent_log().contains("revoked").then_some(()))).await.unwrap();
-    let node = fleet.client.get(&format!("/api/proxmox/nodes/{id}")).await.unwrap().expect(200).unwrap();
+    fleet
+        .client
+        .post(&format!("/api/proxmox/nodes/{id}/revoke"), &json!({}))
+        .await
+        .unwrap()
+        .expect(200)
+        .unwrap();
+    until("the agent says that it was revoked", PATIENCE, async || {
+        Ok(fleet.nodes[0].agent_log().contains("revoked").then_some(()))
+    })
+    .await
+    .unwrap();
+    let node = fleet
+        .client
+        .get(&format!("/api/proxmox/nodes/{id}"))
+        .await
+        .unwrap()
+        .expect(200)
+        .unwrap();
     assert_eq!(node["status"], "revoked");
-    let answer = fleet.client.post("/api/apps", &json!({"catalog_id": "nginx", "hostname": "my-nginx"})).await.unwrap();
+    let answer = fleet
+        .client
+        .post("/api/apps", &json!({"catalog_id": "nginx", "hostname": "my-nginx"}))
+        .await
+        .unwrap();
     assert_eq!(answer.status.as_u16(), 503, "{}", answer.body);
-    assert!(answer.body["detail"].as_str().unwrap().contains("revoked"), "{}", answer.body);
+    assert!(
+        answer.body["detail"].as_str().unwrap().contains("revoked"),
+        "{}",
+        answer.body
+    );
 }

@@ -28,7 +28,20 @@ struct Stage {
 /// A node with a stranger's container 150 and a policy, joined to an impostor.
 async fn stage() -> Stage {
     let mut node = LoneNode::create().unwrap();
-    node.node.tool("pct", &["create", "150", "local:vztmpl/debian-12-standard_12.7-1_amd64.tar.zst", "--rootfs", "local:1", "--hostname", "strangers"]).unwrap();
+    node.node
+        .tool(
+            "pct",
+            &[
+                "create",
+                "150",
+                "local:vztmpl/debian-12-standard_12.7-1_amd64.tar.zst",
+                "--rootfs",
+                "local:1",
+                "--hostname",
+                "strangers",
+            ],
+        )
+        .unwrap();
     node.node.tool("pct", &["start", "150"]).unwrap();
     std::fs::create_dir_all(node.node.policy().parent().unwrap()).unwrap();
     std::fs::write(node.node.policy(), "vmid = [100, 199]\n").unwrap();
@@ -41,12 +54,22 @@ async fn stage() -> Stage {
     tokio::task::block_in_place(|| node.node.join(&token)).unwrap();
     assert_eq!(enrolling.await.unwrap().unwrap().as_str(), node.node.name);
     node.node.start_agent().unwrap();
-    let link = tokio::time::timeout(PATIENCE, impostor.link()).await.unwrap_or_else(|_| panic!("no link\n{}", node.node.agent_log())).unwrap();
-    Stage { node, link, _impostor: impostor }
+    let link = tokio::time::timeout(PATIENCE, impostor.link())
+        .await
+        .unwrap_or_else(|_| panic!("no link\n{}", node.node.agent_log()))
+        .unwrap();
+    Stage {
+        node,
+        link,
+        _impostor: impostor,
+    }
 }
 
 fn owner() -> Owner {
-    Owner { app: "nginx-0a1b2c3d".parse().unwrap(), generation: Generation(1) }
+    Owner {
+        app: "nginx-0a1b2c3d".parse().unwrap(),
+        generation: Generation(1),
+    }
 }
 
 fn spec(net: &NodeNet, vmid: u32) -> ContainerSpec {
@@ -63,7 +86,11 @@ fn spec(net: &NodeNet, vmid: u32) -> ContainerSpec {
         network: NetworkSpec {
             bridge: "vmbr0".parse().unwrap(),
             vlan: None,
-            address: AddressSpec::Static { address: net.first, prefix: 24, gateway: None },
+            address: AddressSpec::Static {
+                address: net.first,
+                prefix: 24,
+                gateway: None,
+            },
             dns: vec![],
             mac: None,
         },
@@ -73,12 +100,24 @@ fn spec(net: &NodeNet, vmid: u32) -> ContainerSpec {
 }
 
 fn target(vmid: u32) -> Target {
-    Target { vmid: Vmid::new(vmid).unwrap(), owner: owner() }
+    Target {
+        vmid: Vmid::new(vmid).unwrap(),
+        owner: owner(),
+    }
 }
 
 fn command(verb: Verb, epoch: u64) -> Command {
-    let step = StepKey { name: "attack".parse().unwrap(), undo: false, attempt: 1 };
-    Command { operation: OperationId(uuid::Uuid::new_v4()), step, epoch: Epoch(epoch), verb }
+    let step = StepKey {
+        name: "attack".parse().unwrap(),
+        undo: false,
+        attempt: 1,
+    };
+    Command {
+        operation: OperationId(uuid::Uuid::new_v4()),
+        step,
+        epoch: Epoch(epoch),
+        verb,
+    }
 }
 
 impl Stage {
@@ -87,7 +126,8 @@ impl Stage {
     }
     async fn send_as(&self, command: Command) -> Result<Outcome, Fault> {
         let end = tokio::time::timeout(PATIENCE, self.link.command(&command)).await;
-        end.unwrap_or_else(|_| panic!("no answer\n{}", self.node.node.agent_log())).unwrap()
+        end.unwrap_or_else(|_| panic!("no answer\n{}", self.node.node.agent_log()))
+            .unwrap()
     }
     async fn refused(&self, verb: Verb, kind: FaultKind) -> String {
         let fault = self.send(verb.clone()).await.expect_err(&format!("{verb:?} was done"));
@@ -106,15 +146,65 @@ impl Stage {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_ours_is_not_touched() {
     let stage = stage().await;
-    stage.refused(Verb::EnsureDestroyed(target(STRANGER)), FaultKind::NotOurs).await;
-    stage.refused(Verb::EnsureStopped { target: target(STRANGER), timeout_s: 0 }, FaultKind::NotOurs).await;
-    stage.refused(Verb::EnsureStarted(target(STRANGER)), FaultKind::NotOurs).await;
-    let recipe = Recipe { install: "id".into(), health: "true".into(), files: vec![], env: vec![], port: 80, install_timeout_s: 10 };
-    stage.refused(Verb::InstallRecipe { target: target(STRANGER), recipe }, FaultKind::NotOurs).await;
-    stage.refused(Verb::AwaitHealthy { target: target(STRANGER), timeout_s: 5 }, FaultKind::NotOurs).await;
+    stage
+        .refused(Verb::EnsureDestroyed(target(STRANGER)), FaultKind::NotOurs)
+        .await;
+    stage
+        .refused(
+            Verb::EnsureStopped {
+                target: target(STRANGER),
+                timeout_s: 0,
+            },
+            FaultKind::NotOurs,
+        )
+        .await;
+    stage
+        .refused(Verb::EnsureStarted(target(STRANGER)), FaultKind::NotOurs)
+        .await;
+    let recipe = Recipe {
+        install: "id".into(),
+        health: "true".into(),
+        files: vec![],
+        env: vec![],
+        port: 80,
+        install_timeout_s: 10,
+    };
+    stage
+        .refused(
+            Verb::InstallRecipe {
+                target: target(STRANGER),
+                recipe,
+            },
+            FaultKind::NotOurs,
+        )
+        .await;
+    stage
+        .refused(
+            Verb::AwaitHealthy {
+                target: target(STRANGER),
+                timeout_s: 5,
+            },
+            FaultKind::NotOurs,
+        )
+        .await;
     let address = stage.node.node.network.first;
-    stage.refused(Verb::EnsurePublished { target: target(STRANGER), public_port: 8000, address, port: 22 }, FaultKind::NotOurs).await;
-    stage.refused(Verb::EnsureCreated(spec(&stage.node.node.network, STRANGER)), FaultKind::VmidTaken).await;
+    stage
+        .refused(
+            Verb::EnsurePublished {
+                target: target(STRANGER),
+                public_port: 8000,
+                address,
+                port: 22,
+            },
+            FaultKind::NotOurs,
+        )
+        .await;
+    stage
+        .refused(
+            Verb::EnsureCreated(spec(&stage.node.node.network, STRANGER)),
+            FaultKind::VmidTaken,
+        )
+        .await;
     stage.stranger_is_untouched();
     stage.link.alive().unwrap();
 }
@@ -123,10 +213,14 @@ async fn what_is_not_ours_is_not_touched() {
 async fn the_nodes_own_policy_holds() {
     let stage = stage().await;
     let net = stage.node.node.network.clone();
-    let message = stage.refused(Verb::EnsureCreated(spec(&net, 200)), FaultKind::PolicyDenied).await;
+    let message = stage
+        .refused(Verb::EnsureCreated(spec(&net, 200)), FaultKind::PolicyDenied)
+        .await;
     assert!(message.contains("199"), "{message}");
     std::fs::write(stage.node.node.policy(), "vmid = \"many\"\n").unwrap();
-    stage.refused(Verb::EnsureCreated(spec(&net, 120)), FaultKind::PolicyDenied).await;
+    stage
+        .refused(Verb::EnsureCreated(spec(&net, 120)), FaultKind::PolicyDenied)
+        .await;
     stage.stranger_is_untouched();
 }
 
@@ -134,7 +228,10 @@ async fn the_nodes_own_policy_holds() {
 async fn an_older_epoch_is_refused() {
     let stage = stage().await;
     stage.send_as(command(Verb::Inventory, 7)).await.unwrap();
-    let fault = stage.send_as(command(Verb::EnsureCreated(spec(&stage.node.node.network, 120)), 6)).await.unwrap_err();
+    let fault = stage
+        .send_as(command(Verb::EnsureCreated(spec(&stage.node.node.network, 120)), 6))
+        .await
+        .unwrap_err();
     assert_eq!(fault.kind, FaultKind::OldEpoch, "{fault}");
     stage.stranger_is_untouched();
 }
@@ -143,27 +240,79 @@ async fn an_older_epoch_is_refused() {
 async fn numbers_out_of_bounds_are_refused() {
     let stage = stage().await;
     let good = spec(&stage.node.node.network, 120);
-    let volume = |path: &str| VolumeSpec { path: path.parse().unwrap(), size_gb: 1 };
+    let volume = |path: &str| VolumeSpec {
+        path: path.parse().unwrap(),
+        size_gb: 1,
+    };
     let bad = [
-        ContainerSpec { memory_mb: 1, ..good.clone() },
-        ContainerSpec { disk_gb: 0, ..good.clone() },
-        ContainerSpec { disk_gb: u32::MAX, ..good.clone() },
-        ContainerSpec { cpu_cores: 0, ..good.clone() },
-        ContainerSpec { cpu_cores: 100_000, ..good.clone() },
-        ContainerSpec { volumes: vec![volume("/data"), volume("/data")], ..good.clone() },
-        ContainerSpec { volumes: (0..9).map(|n| volume(&format!("/data{n}"))).collect(), ..good.clone() },
-        ContainerSpec { network: NetworkSpec { vlan: Some(5000), ..good.network.clone() }, ..good.clone() },
         ContainerSpec {
-            network: NetworkSpec { address: AddressSpec::Static { address: Ipv4Addr::new(10, 0, 0, 0), prefix: 24, gateway: None }, ..good.network.clone() },
+            memory_mb: 1,
+            ..good.clone()
+        },
+        ContainerSpec {
+            disk_gb: 0,
+            ..good.clone()
+        },
+        ContainerSpec {
+            disk_gb: u32::MAX,
+            ..good.clone()
+        },
+        ContainerSpec {
+            cpu_cores: 0,
+            ..good.clone()
+        },
+        ContainerSpec {
+            cpu_cores: 100_000,
+            ..good.clone()
+        },
+        ContainerSpec {
+            volumes: vec![volume("/data"), volume("/data")],
+            ..good.clone()
+        },
+        ContainerSpec {
+            volumes: (0..9).map(|n| volume(&format!("/data{n}"))).collect(),
+            ..good.clone()
+        },
+        ContainerSpec {
+            network: NetworkSpec {
+                vlan: Some(5000),
+                ..good.network.clone()
+            },
+            ..good.clone()
+        },
+        ContainerSpec {
+            network: NetworkSpec {
+                address: AddressSpec::Static {
+                    address: Ipv4Addr::new(10, 0, 0, 0),
+                    prefix: 24,
+                    gateway: None,
+                },
+                ..good.network.clone()
+            },
             ..good.clone()
         },
     ];
     for spec in bad {
-        let fault = stage.send(Verb::EnsureCreated(spec.clone())).await.expect_err(&format!("{spec:?} was made"));
+        let fault = stage
+            .send(Verb::EnsureCreated(spec.clone()))
+            .await
+            .expect_err(&format!("{spec:?} was made"));
         assert_eq!(fault.kind, FaultKind::Malformed, "{spec:?}: {fault}");
     }
-    let fault = stage.send(Verb::EnsureStopped { target: target(120), timeout_s: u32::MAX }).await.unwrap_err();
-    assert!(matches!(fault.kind, FaultKind::Malformed | FaultKind::ContainerMissing | FaultKind::NotOurs), "{fault:?}");
+    let fault = stage
+        .send(Verb::EnsureStopped {
+            target: target(120),
+            timeout_s: u32::MAX,
+        })
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(
+            fault.kind,
+            FaultKind::Malformed | FaultKind::ContainerMissing | FaultKind::NotOurs
+        ),
+        "{fault:?}"
+    );
     stage.stranger_is_untouched();
 }
 
@@ -173,23 +322,44 @@ async fn numbers_out_of_bounds_are_refused() {
 async fn altered_texts_do_not_pass() {
     let stage = stage().await;
     let mut good = spec(&stage.node.node.network, 120);
-    good.volumes = vec![VolumeSpec { path: "/srv/data12".parse().unwrap(), size_gb: 1 }];
+    good.volumes = vec![VolumeSpec {
+        path: "/srv/data12".parse().unwrap(),
+        size_gb: 1,
+    }];
     let frame = codec::encode(1, &command(Verb::EnsureCreated(good), 7)).unwrap();
     let texts = [
-        ("my-nginx", ["$(touch)", "a;reboot", "-rf   /x", "`id`....", "a\nb: c\nd", "../../.."].as_slice()),
+        (
+            "my-nginx",
+            ["$(touch)", "a;reboot", "-rf   /x", "`id`....", "a\nb: c\nd", "../../.."].as_slice(),
+        ),
         ("vmbr0", &["a,b=c", "-xxxx", "$(a) ", "a\0b/c"]),
-        ("/srv/data12", &["/etc/../../", "/a,ro=0,x=1", "local:1,mp=", "$(rm -rf /)"]),
-        ("nginx-0a1b2c3d", &["../../../../..", "nginx-0a1b2c3D", "x;rm -rf /;abc"]),
-        ("local:vztmpl/debian-12-standard_12.7-1_amd64.tar.zst", &["/etc/shadow;aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"]),
+        (
+            "/srv/data12",
+            &["/etc/../../", "/a,ro=0,x=1", "local:1,mp=", "$(rm -rf /)"],
+        ),
+        (
+            "nginx-0a1b2c3d",
+            &["../../../../..", "nginx-0a1b2c3D", "x;rm -rf /;abc"],
+        ),
+        (
+            "local:vztmpl/debian-12-standard_12.7-1_amd64.tar.zst",
+            &["/etc/shadow;aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"],
+        ),
     ];
     let mut tried = 0;
     for (from, attacks) in texts {
-        let at = frame.windows(from.len()).position(|w| w == from.as_bytes()).unwrap_or_else(|| panic!("{from:?} is not in the frame"));
+        let at = frame
+            .windows(from.len())
+            .position(|w| w == from.as_bytes())
+            .unwrap_or_else(|| panic!("{from:?} is not in the frame"));
         for attack in attacks {
             assert_eq!(attack.len(), from.len(), "{attack:?}");
             let mut altered = frame.clone();
             altered[at..at + from.len()].copy_from_slice(attack.as_bytes());
-            let end = tokio::time::timeout(PATIENCE, stage.link.raw(&altered)).await.unwrap().unwrap();
+            let end = tokio::time::timeout(PATIENCE, stage.link.raw(&altered))
+                .await
+                .unwrap()
+                .unwrap();
             let fault = end.expect_err(&format!("{attack:?} passed"));
             assert_eq!(fault.kind, FaultKind::Malformed, "{attack:?}: {fault}");
             tried += 1;
@@ -212,8 +382,20 @@ async fn broken_frames_are_answered_and_the_link_stays() {
     let length = unknown_verb.len();
     unknown_verb[length - 4..].copy_from_slice(&999u32.to_le_bytes());
     for bytes in [trailing, unknown_verb] {
-        let end = tokio::time::timeout(PATIENCE, stage.link.raw(&bytes)).await.unwrap().unwrap();
-        assert!(matches!(end, Err(Fault { kind: FaultKind::Malformed | FaultKind::UnknownVerb, .. })), "{end:?}");
+        let end = tokio::time::timeout(PATIENCE, stage.link.raw(&bytes))
+            .await
+            .unwrap()
+            .unwrap();
+        assert!(
+            matches!(
+                end,
+                Err(Fault {
+                    kind: FaultKind::Malformed | FaultKind::UnknownVerb,
+                    ..
+                })
+            ),
+            "{end:?}"
+        );
     }
     // A stream that says too much, or stops in the middle, is dropped; the link and its other streams go on.
     let mut huge = frame.clone();
@@ -239,8 +421,29 @@ async fn confirm_tells_what_is_taken() {
         bridge: "vmbr0".parse().unwrap(),
         storage: "local".parse().unwrap(),
     };
-    assert_eq!(stage.send(Verb::Confirm(confirm(120, 8000))).await.unwrap(), Outcome::Confirmed);
-    stage.refused(Verb::Confirm(confirm(STRANGER, 8000)), FaultKind::VmidTaken).await;
-    stage.refused(Verb::Confirm(Confirm { storage: "nostore".parse().unwrap(), ..confirm(120, 8000) }), FaultKind::StorageUnavailable).await;
-    stage.refused(Verb::Confirm(Confirm { bridge: "vmbr9".parse().unwrap(), ..confirm(120, 8000) }), FaultKind::BridgeMissing).await;
+    assert_eq!(
+        stage.send(Verb::Confirm(confirm(120, 8000))).await.unwrap(),
+        Outcome::Confirmed
+    );
+    stage
+        .refused(Verb::Confirm(confirm(STRANGER, 8000)), FaultKind::VmidTaken)
+        .await;
+    stage
+        .refused(
+            Verb::Confirm(Confirm {
+                storage: "nostore".parse().unwrap(),
+                ..confirm(120, 8000)
+            }),
+            FaultKind::StorageUnavailable,
+        )
+        .await;
+    stage
+        .refused(
+            Verb::Confirm(Confirm {
+                bridge: "vmbr9".parse().unwrap(),
+                ..confirm(120, 8000)
+            }),
+            FaultKind::BridgeMissing,
+        )
+        .await;
 }

@@ -111,14 +111,28 @@ fn sources(root: &Path) -> Vec<Source> {
                 if path.file_name().unwrap() != "tests" {
                     folders.push(path);
                 }
-            } else if path.extension().is_some_and(|e| e == "rs") && !path.file_stem().unwrap().to_str().unwrap().ends_with("tests") {
-                let mut module: Vec<String> =
-                    path.strip_prefix(root).unwrap().with_extension("").components().map(|c| c.as_os_str().to_str().unwrap().to_owned()).collect();
-                if module.last().is_some_and(|m| m == "mod" || (module.len() == 1 && (m == "lib" || m == "main"))) {
+            } else if path.extension().is_some_and(|e| e == "rs")
+                && !path.file_stem().unwrap().to_str().unwrap().ends_with("tests")
+            {
+                let mut module: Vec<String> = path
+                    .strip_prefix(root)
+                    .unwrap()
+                    .with_extension("")
+                    .components()
+                    .map(|c| c.as_os_str().to_str().unwrap().to_owned())
+                    .collect();
+                if module
+                    .last()
+                    .is_some_and(|m| m == "mod" || (module.len() == 1 && (m == "lib" || m == "main")))
+                {
                     module.pop();
                 }
                 let paths = paths_of(&std::fs::read_to_string(&path).unwrap());
-                found.push(Source { file: path, module, paths });
+                found.push(Source {
+                    file: path,
+                    module,
+                    paths,
+                });
             }
         }
     }
@@ -163,17 +177,27 @@ fn violations(source: &Source, rules: &Rules) -> Vec<String> {
     for path in &source.paths {
         for (outside, allowed) in rules.outside {
             if starts_with(path, outside) && !allowed.iter().any(|room| starts_with(&source.module, room)) {
-                found.push(format!("{}: {} is not for this room", source.file.display(), path.join("::")));
+                found.push(format!(
+                    "{}: {} is not for this room",
+                    source.file.display(),
+                    path.join("::")
+                ));
             }
         }
         let Some(room) = source.module.first() else { continue };
-        let Some(inner) = within_crate(&source.module, path, rules.own_name) else { continue };
+        let Some(inner) = within_crate(&source.module, path, rules.own_name) else {
+            continue;
+        };
         let Some(target) = inner.first() else { continue };
         if let Some((_, allowed)) = rules.rooms.iter().find(|(name, _)| name == room)
             && target != room
             && !allowed.contains(&target.as_str())
         {
-            found.push(format!("{}: {room} may not import {target} ({})", source.file.display(), path.join("::")));
+            found.push(format!(
+                "{}: {room} may not import {target} ({})",
+                source.file.display(),
+                path.join("::")
+            ));
         }
     }
     found
@@ -182,7 +206,14 @@ fn violations(source: &Source, rules: &Rules) -> Vec<String> {
 const PROTOCOL: Rules = Rules {
     own_name: "proximity_protocol",
     rooms: &[],
-    outside: &[(&["tokio"], &[]), (&["quinn"], &[]), (&["sqlx"], &[]), (&["std", "fs"], &[]), (&["std", "net", "TcpStream"], &[]), (&["std", "time", "SystemTime"], &[])],
+    outside: &[
+        (&["tokio"], &[]),
+        (&["quinn"], &[]),
+        (&["sqlx"], &[]),
+        (&["std", "fs"], &[]),
+        (&["std", "net", "TcpStream"], &[]),
+        (&["std", "time", "SystemTime"], &[]),
+    ],
 };
 
 const SPAWN_ROOM: &[&[&str]] = &[&["host"]];
@@ -217,9 +248,29 @@ const COORDINATOR: Rules = Rules {
     rooms: &[
         ("api", &["service", "auth", "events"]),
         ("auth", &["store", "clock", "service"]),
-        ("service", &["domain", "store", "live", "events", "nodes", "operations", "clock", "pki", "auth", "secrets"]),
-        ("operations", &["domain", "store", "events", "nodes", "clock", "secrets"]),
-        ("reconcile", &["domain", "store", "events", "nodes", "clock", "operations"]),
+        (
+            "service",
+            &[
+                "domain",
+                "store",
+                "live",
+                "events",
+                "nodes",
+                "operations",
+                "clock",
+                "pki",
+                "auth",
+                "secrets",
+            ],
+        ),
+        (
+            "operations",
+            &["domain", "store", "events", "nodes", "clock", "secrets"],
+        ),
+        (
+            "reconcile",
+            &["domain", "store", "events", "nodes", "clock", "operations"],
+        ),
         ("domain", &[]),
         ("store", &["domain", "events", "clock"]),
         ("live", &[]),
@@ -239,8 +290,15 @@ const COORDINATOR: Rules = Rules {
 };
 
 fn check(crate_folder: &str, rules: &Rules) {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join(crate_folder).join("src");
-    let found: Vec<String> = sources(&root).iter().flat_map(|source| violations(source, rules)).collect();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .unwrap()
+        .join(crate_folder)
+        .join("src");
+    let found: Vec<String> = sources(&root)
+        .iter()
+        .flat_map(|source| violations(source, rules))
+        .collect();
     assert!(found.is_empty(), "{}", found.join("\n"));
 }
 
@@ -260,7 +318,11 @@ fn coordinator_rooms_keep_apart() {
 }
 
 fn found_in(module: &[&str], text: &str, rules: &Rules) -> usize {
-    let source = Source { file: "x.rs".into(), module: module.iter().map(|m| (*m).to_owned()).collect(), paths: paths_of(text) };
+    let source = Source {
+        file: "x.rs".into(),
+        module: module.iter().map(|m| (*m).to_owned()).collect(),
+        paths: paths_of(text),
+    };
     violations(&source, rules).len()
 }
 
@@ -279,7 +341,12 @@ fn the_check_itself_finds_what_crosses() {
     for text in crossing {
         assert!(found_in(&["api", "apps"], text, &COORDINATOR) > 0, "not found: {text}");
     }
-    let fine = ["use crate::service::Caller;", "use crate::api::problem;", "#[cfg(test)] mod tests { use crate::store::Store; }", "// use crate::store::Store;"];
+    let fine = [
+        "use crate::service::Caller;",
+        "use crate::api::problem;",
+        "#[cfg(test)] mod tests { use crate::store::Store; }",
+        "// use crate::store::Store;",
+    ];
     for text in fine {
         assert_eq!(found_in(&["api", "apps"], text, &COORDINATOR), 0, "{text}");
     }

@@ -11,9 +11,19 @@ use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
 async fn act(fleet: &Fleet, id: &str, action: &str) -> Value {
-    let answer = fleet.client.post(&format!("/api/apps/{id}/action"), &json!({"action": action})).await.unwrap().expect(200).unwrap();
+    let answer = fleet
+        .client
+        .post(&format!("/api/apps/{id}/action"), &json!({"action": action}))
+        .await
+        .unwrap()
+        .expect(200)
+        .unwrap();
     assert_eq!(answer["success"], true, "{answer}");
-    let ended = fleet.client.operation_end(answer["operation_id"].as_str().unwrap(), PATIENCE).await.unwrap();
+    let ended = fleet
+        .client
+        .operation_end(answer["operation_id"].as_str().unwrap(), PATIENCE)
+        .await
+        .unwrap();
     assert_eq!(ended["state"], "done", "{action}: {ended:#}\n{}", fleet.logs());
     ended
 }
@@ -24,11 +34,17 @@ async fn an_app_lives_and_goes() {
     let created = fleet.client.create_app("nginx", "my-nginx").await.unwrap();
     assert_eq!(created["status"], "deploying");
     let id = created["id"].as_str().unwrap();
-    let ended = fleet.client.operation_end(created["operation_id"].as_str().unwrap(), PATIENCE).await.unwrap();
+    let ended = fleet
+        .client
+        .operation_end(created["operation_id"].as_str().unwrap(), PATIENCE)
+        .await
+        .unwrap();
     assert_eq!(ended["state"], "done", "{ended:#}\n{}", fleet.logs());
     let app = fleet.client.app_status(id, &["running"], PATIENCE).await.unwrap();
     let url = app["url"].as_str().unwrap().to_owned();
-    let body = page(&url).await.unwrap_or_else(|| panic!("{url} does not answer\n{}", fleet.logs()));
+    let body = page(&url)
+        .await
+        .unwrap_or_else(|| panic!("{url} does not answer\n{}", fleet.logs()));
     assert!(body.contains("simulated"), "{body}");
     fleet.assert_promises().await.unwrap();
 
@@ -41,11 +57,23 @@ async fn an_app_lives_and_goes() {
     act(&fleet, id, "restart").await;
     assert!(page(&url).await.is_some());
 
-    let logs = fleet.client.get(&format!("/api/apps/{id}/logs")).await.unwrap().expect(200).unwrap();
+    let logs = fleet
+        .client
+        .get(&format!("/api/apps/{id}/logs"))
+        .await
+        .unwrap()
+        .expect(200)
+        .unwrap();
     assert!(logs["logs"].as_array().unwrap().len() > 5, "{logs:#}");
 
     act(&fleet, id, "delete").await;
-    fleet.client.get(&format!("/api/apps/{id}")).await.unwrap().expect(404).unwrap();
+    fleet
+        .client
+        .get(&format!("/api/apps/{id}"))
+        .await
+        .unwrap()
+        .expect(404)
+        .unwrap();
     assert_eq!(page(&url).await, None);
     fleet.assert_promises().await.unwrap();
     fleet.stop().await.unwrap();
@@ -68,8 +96,14 @@ async fn two_hundred_creates_at_once() {
     let mut seen = BTreeSet::new();
     for answer in answers {
         let app = answer.expect(201).unwrap();
-        assert!(seen.insert((app["host_id"].to_string(), app["public_port"].to_string())), "port twice: {app}");
-        operations.push((app["id"].as_str().unwrap().to_owned(), app["operation_id"].as_str().unwrap().to_owned()));
+        assert!(
+            seen.insert((app["host_id"].to_string(), app["public_port"].to_string())),
+            "port twice: {app}"
+        );
+        operations.push((
+            app["id"].as_str().unwrap().to_owned(),
+            app["operation_id"].as_str().unwrap().to_owned(),
+        ));
     }
     for (id, operation) in &operations {
         let ended = fleet.client.operation_end(operation, 10 * PATIENCE).await.unwrap();

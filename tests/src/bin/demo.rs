@@ -79,7 +79,11 @@ fn choose_body(wanted: Body) -> Result<BodyKind> {
 async fn run(options: &Options) -> Result<()> {
     let start = Instant::now();
     let say = move |line: &str| println!("{:>6.1}s  {line}", start.elapsed().as_secs_f32());
-    let spec = FleetSpec { nodes: options.nodes, body: choose_body(options.body)?, ..FleetSpec::hollow(options.nodes) };
+    let spec = FleetSpec {
+        nodes: options.nodes,
+        body: choose_body(options.body)?,
+        ..FleetSpec::hollow(options.nodes)
+    };
     // Ctrl-C while things start: dropping the fleet stops all that was started.
     let mut fleet = tokio::select! {
         fleet = Fleet::start(&spec, say) => fleet?,
@@ -119,8 +123,15 @@ async fn show(fleet: &mut Fleet, options: &Options, say: impl Fn(&str) + Copy) -
 async fn deploy(fleet: &Fleet, catalog_id: &str, say: impl Fn(&str)) -> Result<Value> {
     let created = fleet.client.create_app(catalog_id, &format!("my-{catalog_id}")).await?;
     let (id, operation) = (text(&created, "id")?, text(&created, "operation_id")?);
-    say(&format!("deploying {id} on {}: public port {}", text(&created, "node")?, created["public_port"]));
-    let mut stream = fleet.client.stream(&format!("/api/operations/{operation}/events")).await?;
+    say(&format!(
+        "deploying {id} on {}: public port {}",
+        text(&created, "node")?,
+        created["public_port"]
+    ));
+    let mut stream = fleet
+        .client
+        .stream(&format!("/api/operations/{operation}/events"))
+        .await?;
     let mut pending = String::new();
     let mut last = String::new();
     while let Some(bytes) = stream.chunk().await? {
@@ -141,7 +152,10 @@ async fn deploy(fleet: &Fleet, catalog_id: &str, say: impl Fn(&str)) -> Result<V
     if ended["state"] != "done" {
         bail!("the deployment ended {}: {}", ended["state"], ended["error"]);
     }
-    fleet.client.app_status(&id, &["running"], Duration::from_secs(10)).await
+    fleet
+        .client
+        .app_status(&id, &["running"], Duration::from_secs(10))
+        .await
 }
 
 /// Coordinator down, agent restarted: the page stays.
@@ -150,7 +164,11 @@ async fn survive(fleet: &mut Fleet, app: &Value, url: &str, say: impl Fn(&str)) 
     fetch(url).await.context("with the coordinator stopped")?;
     say("the coordinator is stopped: the app still answers");
     let node = text(app, "node")?;
-    let node = fleet.nodes.iter_mut().find(|n| n.name == node).context("the app's node")?;
+    let node = fleet
+        .nodes
+        .iter_mut()
+        .find(|n| n.name == node)
+        .context("the app's node")?;
     node.stop_agent().await?;
     fetch(url).await.context("with the agent stopped")?;
     node.start_agent()?;
@@ -163,16 +181,26 @@ async fn survive(fleet: &mut Fleet, app: &Value, url: &str, say: impl Fn(&str)) 
 }
 
 async fn fetch(url: &str) -> Result<String> {
-    until(&format!("a page from {url}"), Duration::from_secs(20), async || Ok(page(url).await)).await
+    until(&format!("a page from {url}"), Duration::from_secs(20), async || {
+        Ok(page(url).await)
+    })
+    .await
 }
 
 fn first_words(page: &str) -> String {
-    let text = page.split('<').filter_map(|part| part.split_once('>')).map(|(_, text)| text.trim()).find(|t| !t.is_empty());
+    let text = page
+        .split('<')
+        .filter_map(|part| part.split_once('>'))
+        .map(|(_, text)| text.trim())
+        .find(|t| !t.is_empty());
     text.unwrap_or(page).chars().take(80).collect()
 }
 
 fn text(value: &Value, field: &str) -> Result<String> {
-    Ok(value[field].as_str().with_context(|| format!("no {field} in {value}"))?.to_owned())
+    Ok(value[field]
+        .as_str()
+        .with_context(|| format!("no {field} in {value}"))?
+        .to_owned())
 }
 
 fn print_login(fleet: &Fleet, app: &Value, url: &str) -> Result<()> {
@@ -184,12 +212,22 @@ fn print_login(fleet: &Fleet, app: &Value, url: &str) -> Result<()> {
     println!();
     println!("curl {url}/");
     let login = format!("{{\"username\":\"{ADMIN}\",\"password\":\"{}\"}}", fleet.password);
-    println!("TOKEN=$(curl -s {base}/api/auth/login -H 'content-type: application/json' -d '{login}' | sed 's/.*\"access_token\":\"\\([^\"]*\\)\".*/\\1/')");
+    println!(
+        "TOKEN=$(curl -s {base}/api/auth/login -H 'content-type: application/json' -d '{login}' | sed 's/.*\"access_token\":\"\\([^\"]*\\)\".*/\\1/')"
+    );
     println!("curl -s {base}/api/proxmox/nodes -H \"authorization: Bearer $TOKEN\"");
-    println!("curl -s {base}/api/apps/{} -H \"authorization: Bearer $TOKEN\"", text(app, "id")?);
+    println!(
+        "curl -s {base}/api/apps/{} -H \"authorization: Bearer $TOKEN\"",
+        text(app, "id")?
+    );
     let another = r#"{"catalog_id":"nginx","hostname":"another-one"}"#;
-    println!("curl -s {base}/api/apps -H \"authorization: Bearer $TOKEN\" -H 'content-type: application/json' -d '{another}'");
-    println!("curl -s {base}/api/apps/{}/logs -H \"authorization: Bearer $TOKEN\"", text(app, "id")?);
+    println!(
+        "curl -s {base}/api/apps -H \"authorization: Bearer $TOKEN\" -H 'content-type: application/json' -d '{another}'"
+    );
+    println!(
+        "curl -s {base}/api/apps/{}/logs -H \"authorization: Bearer $TOKEN\"",
+        text(app, "id")?
+    );
     println!();
     println!("Ctrl-C stops everything.");
     Ok(())

@@ -29,7 +29,10 @@ impl LoopbackNet {
     /// First and last address for containers of node `index`. Hollow containers have no network: the addresses stand in files only, and nothing is ever
     /// sent to them.
     pub fn pool(&self, index: u8) -> (Ipv4Addr, Ipv4Addr) {
-        (Ipv4Addr::new(10, self.second, index + 1, 10), Ipv4Addr::new(10, self.second, index + 1, 250))
+        (
+            Ipv4Addr::new(10, self.second, index + 1, 10),
+            Ipv4Addr::new(10, self.second, index + 1, 250),
+        )
     }
 
     /// The network of node `index`'s containers, CIDR.

@@ -25,7 +25,11 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { first_retry_ms: 500, operations_per_node: 4, catalog: workspace().join("catalog_data") }
+        Self {
+            first_retry_ms: 500,
+            operations_per_node: 4,
+            catalog: workspace().join("catalog_data"),
+        }
     }
 }
 
@@ -51,12 +55,19 @@ fn ports_file(folder: &Path) -> PathBuf {
 
 fn write_config(folder: &Path, ground: &Ground, settings: &Settings) -> Result<PathBuf> {
     let (http, quic) = match std::fs::read_to_string(ports_file(folder)) {
-        Ok(text) => text.split_once(' ').map(|(h, q)| (h.to_owned(), q.to_owned())).context("the file of ports is damaged")?,
+        Ok(text) => text
+            .split_once(' ')
+            .map(|(h, q)| (h.to_owned(), q.to_owned()))
+            .context("the file of ports is damaged")?,
         Err(_) => ("127.0.0.1:0".to_owned(), format!("{}:0", ground.coordinator_bind())),
     };
     let advertise = match quic.parse::<SocketAddr>()?.port() {
         0 => Vec::new(),
-        port => ground.coordinator_addresses().iter().map(|a| format!("{a}:{port}")).collect(),
+        port => ground
+            .coordinator_addresses()
+            .iter()
+            .map(|a| format!("{a}:{port}"))
+            .collect(),
     };
     let mut config = toml::Table::new();
     config.insert("state".into(), state(folder).display().to_string().into());
@@ -66,7 +77,10 @@ fn write_config(folder: &Path, ground: &Ground, settings: &Settings) -> Result<P
     config.insert("catalog".into(), settings.catalog.display().to_string().into());
     let mut operations = toml::Table::new();
     operations.insert("first_retry_ms".into(), i64::try_from(settings.first_retry_ms)?.into());
-    operations.insert("max_retry_ms".into(), i64::try_from(settings.first_retry_ms * 4)?.into());
+    operations.insert(
+        "max_retry_ms".into(),
+        i64::try_from(settings.first_retry_ms * 4)?.into(),
+    );
     operations.insert("per_node".into(), i64::try_from(settings.operations_per_node)?.into());
     config.insert("operations".into(), operations.into());
     let path = folder.join("coordinator.toml");
@@ -76,7 +90,13 @@ fn write_config(folder: &Path, ground: &Ground, settings: &Settings) -> Result<P
 
 impl CoordinatorProcess {
     /// Makes the first admin on the command line.
-    pub(super) fn make_admin(programs: &Programs, folder: &Path, ground: &Ground, settings: &Settings, password: &str) -> Result<()> {
+    pub(super) fn make_admin(
+        programs: &Programs,
+        folder: &Path,
+        ground: &Ground,
+        settings: &Settings,
+        password: &str,
+    ) -> Result<()> {
         let config = write_config(folder, ground, settings)?;
         let secret = folder.join("admin.password");
         std::fs::write(&secret, password)?;
@@ -93,7 +113,12 @@ impl CoordinatorProcess {
 
     /// Starts `serve` and waits for its ready line. The first start learns free ports; the addresses that join tokens carry need the port, so it is
     /// started once more with them.
-    pub(super) async fn start(programs: &Programs, folder: &Path, ground: &Ground, settings: &Settings) -> Result<Self> {
+    pub(super) async fn start(
+        programs: &Programs,
+        folder: &Path,
+        ground: &Ground,
+        settings: &Settings,
+    ) -> Result<Self> {
         if !ports_file(folder).exists() {
             let first = Self::start_once(programs, folder, ground, settings).await?;
             std::fs::write(ports_file(folder), format!("{} {}", first.http, first.quic))?;
@@ -111,10 +136,17 @@ impl CoordinatorProcess {
         let mut process = Process::start("coordinator", &folder.join("logs"), command)?;
         let ready = process.line("ready ", PATIENCE).await?;
         let value = |name: &str| -> Result<SocketAddr> {
-            let word = ready.split_whitespace().find_map(|w| w.strip_prefix(name)).with_context(|| format!("no {name} in {ready:?}"))?;
+            let word = ready
+                .split_whitespace()
+                .find_map(|w| w.strip_prefix(name))
+                .with_context(|| format!("no {name} in {ready:?}"))?;
             Ok(word.parse()?)
         };
-        Ok(Self { http: value("http=")?, quic: value("quic=")?, process })
+        Ok(Self {
+            http: value("http=")?,
+            quic: value("quic=")?,
+            process,
+        })
     }
 
     /// `http://address:port`.

@@ -27,7 +27,9 @@ impl Ground {
         match body {
             BodyKind::Hollow => Ok(Self::Hollow(LoopbackNet::claim()?)),
             BodyKind::Lxc => {
-                say("preparing networks and the template of the containers (built once per machine, in a minute or two)");
+                say(
+                    "preparing networks and the template of the containers (built once per machine, in a minute or two)",
+                );
                 Lab::requirements()?;
                 let template = ensure_template(Path::new(DEFAULT_CACHE), say)?;
                 Ok(Self::Lxc(Lab::up("fleet", usize::from(nodes))?, template))
@@ -64,7 +66,14 @@ impl Ground {
         match self {
             Self::Hollow(net) => {
                 let (first, last) = net.pool(index);
-                NodeNet { address: net.node(index), subnet: net.subnet(index), first, last, gateway: None, dns: Vec::new() }
+                NodeNet {
+                    address: net.node(index),
+                    subnet: net.subnet(index),
+                    first,
+                    last,
+                    gateway: None,
+                    dns: Vec::new(),
+                }
             }
             Self::Lxc(lab, _) => {
                 let node = lab.node(usize::from(index));

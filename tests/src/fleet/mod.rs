@@ -5,8 +5,8 @@
 
 mod addresses;
 mod coordinator;
-mod node;
 mod ground;
+mod node;
 
 pub use addresses::LoopbackNet;
 pub use coordinator::{CoordinatorProcess, Settings};
@@ -44,7 +44,11 @@ pub struct FleetSpec {
 impl FleetSpec {
     /// Hollow nodes.
     pub fn hollow(nodes: u8) -> Self {
-        Self { nodes, body: BodyKind::Hollow, settings: Settings::default() }
+        Self {
+            nodes,
+            body: BodyKind::Hollow,
+            settings: Settings::default(),
+        }
     }
 }
 
@@ -75,11 +79,22 @@ impl Fleet {
         let password = uuid::Uuid::new_v4().simple().to_string();
         CoordinatorProcess::make_admin(&programs, folder.path(), &ground, &spec.settings, &password)?;
         let coordinator = CoordinatorProcess::start(&programs, folder.path(), &ground, &spec.settings).await?;
-        say(&format!("the coordinator listens at {} (HTTP) and {} (QUIC)", coordinator.http, coordinator.quic));
+        say(&format!(
+            "the coordinator listens at {} (HTTP) and {} (QUIC)",
+            coordinator.http, coordinator.quic
+        ));
         let mut client = Client::new(coordinator.base())?;
         client.login(ADMIN, &password).await?;
-        let mut fleet =
-            Self { nodes: Vec::new(), coordinator: Some(coordinator), client, password, settings: spec.settings.clone(), programs, ground, folder };
+        let mut fleet = Self {
+            nodes: Vec::new(),
+            coordinator: Some(coordinator),
+            client,
+            password,
+            settings: spec.settings.clone(),
+            programs,
+            ground,
+            folder,
+        };
         for index in 0..spec.nodes {
             fleet.add_node(index, &mut say).await?;
         }
@@ -92,10 +107,22 @@ impl Fleet {
         let token = self.join_token(&json!({"node_name": node.name})).await?;
         node.join(&token)?;
         node.start_agent()?;
-        let online = self.node_online(&node.name).await.with_context(|| format!("the agent's log ends with\n{}", node.agent_log()))?;
+        let online = self
+            .node_online(&node.name)
+            .await
+            .with_context(|| format!("the agent's log ends with\n{}", node.agent_log()))?;
         let host_id = online["host_id"].as_i64().context("a node without host_id")?;
-        self.client.put(&format!("/api/proxmox/hosts/{host_id}/network"), &node.network.as_json()).await?.expect(200)?;
-        say(&format!("{} has joined: published ports answer at {}", node.name, node.network.address));
+        self.client
+            .put(
+                &format!("/api/proxmox/hosts/{host_id}/network"),
+                &node.network.as_json(),
+            )
+            .await?
+            .expect(200)?;
+        say(&format!(
+            "{} has joined: published ports answer at {}",
+            node.name, node.network.address
+        ));
         self.nodes.push(node);
         Ok(())
     }
@@ -111,10 +138,15 @@ impl Fleet {
     /// Waits until the node of that name is online and answers it.
     pub async fn node_online(&self, name: &str) -> Result<Value> {
         until(&format!("{name} online"), PATIENCE, async || {
-            let Ok(answer) = self.client.get("/api/proxmox/nodes").await else { return Ok(None) };
+            let Ok(answer) = self.client.get("/api/proxmox/nodes").await else {
+                return Ok(None);
+            };
             let nodes = answer.expect(200)?;
             let nodes = nodes.as_array().context("nodes is not an array")?;
-            Ok(nodes.iter().find(|n| n["name"] == name && n["status"] == "online").cloned())
+            Ok(nodes
+                .iter()
+                .find(|n| n["name"] == name && n["status"] == "online")
+                .cloned())
         })
         .await
     }
@@ -131,12 +163,20 @@ impl Fleet {
 
     /// Kills the coordinator with SIGKILL.
     pub fn kill_coordinator(&mut self) -> Result<()> {
-        self.coordinator.take().context("the coordinator does not run")?.kill_9()
+        self.coordinator
+            .take()
+            .context("the coordinator does not run")?
+            .kill_9()
     }
 
     /// Stops the coordinator with SIGTERM.
     pub async fn stop_coordinator(&mut self) -> Result<()> {
-        let status = self.coordinator.take().context("the coordinator does not run")?.stop().await?;
+        let status = self
+            .coordinator
+            .take()
+            .context("the coordinator does not run")?
+            .stop()
+            .await?;
         if !status.success() {
             bail!("the coordinator ended with {status}");
         }
@@ -148,7 +188,8 @@ impl Fleet {
         if self.coordinator.is_some() {
             bail!("the coordinator runs already");
         }
-        let coordinator = CoordinatorProcess::start(&self.programs, self.folder.path(), &self.ground, &self.settings).await?;
+        let coordinator =
+            CoordinatorProcess::start(&self.programs, self.folder.path(), &self.ground, &self.settings).await?;
         self.client.base = coordinator.base();
         self.coordinator = Some(coordinator);
         Ok(())
@@ -215,6 +256,10 @@ impl LoneNode {
         let folder = tempfile::Builder::new().prefix("proximity-").tempdir()?;
         let ground = Ground::prepare(BodyKind::Hollow, 1, &mut |_| ())?;
         let node = SimNode::create(programs, folder.path(), &ground, 0)?;
-        Ok(Self { node, _ground: ground, _folder: folder })
+        Ok(Self {
+            node,
+            _ground: ground,
+            _folder: folder,
+        })
     }
 }

@@ -1,11 +1,7 @@
 //! One simulated Proxmox node with its agent.
 
 use super::{Ground, ground::KernelFiles};
-use crate::{
-    process::Process,
-    programs::Programs,
-    world::NodeFiles,
-};
+use crate::{process::Process, programs::Programs, world::NodeFiles};
 use anyhow::{Context, Result, bail};
 use pve_sim::{Node, NodeSpec, Script, layout::BodyKind};
 use serde_json::{Value, json};
@@ -67,7 +63,10 @@ struct CommandOnNode {
 
 impl CommandOnNode {
     fn of(command: &Command) -> Self {
-        Self { program: command.get_program().to_owned(), args: command.get_args().map(ToOwned::to_owned).collect() }
+        Self {
+            program: command.get_program().to_owned(),
+            args: command.get_args().map(ToOwned::to_owned).collect(),
+        }
     }
     fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
@@ -103,7 +102,17 @@ impl SimNode {
         };
         let config = write_config(folder, &root, &name, &network, &ground.kernel_files(index, &root))?;
         let agent_command = CommandOnNode::of(&ground.command(index, &programs.agent));
-        Ok(Self { name, network, root, logs, config, agent_program: programs.agent.clone(), agent: None, stubs, agent_command })
+        Ok(Self {
+            name,
+            network,
+            root,
+            logs,
+            config,
+            agent_program: programs.agent.clone(),
+            agent: None,
+            stubs,
+            agent_command,
+        })
     }
 
     /// Root of the node's files.
@@ -128,7 +137,10 @@ impl SimNode {
 
     /// For [`crate::world`].
     pub fn files(&self) -> NodeFiles {
-        NodeFiles { name: self.name.clone(), root: self.root.clone() }
+        NodeFiles {
+            name: self.name.clone(),
+            root: self.root.clone(),
+        }
     }
 
     /// A command of the agent's executable, on the node.
@@ -142,7 +154,11 @@ impl SimNode {
     pub fn join(&self, token: &str) -> Result<()> {
         let output = self.join_output(token, &[])?;
         if !output.status.success() {
-            bail!("join failed ({}): {}", output.status, String::from_utf8_lossy(&output.stderr));
+            bail!(
+                "join failed ({}): {}",
+                output.status,
+                String::from_utf8_lossy(&output.stderr)
+            );
         }
         Ok(())
     }
@@ -151,7 +167,12 @@ impl SimNode {
     pub fn join_output(&self, token: &str, more: &[&str]) -> Result<std::process::Output> {
         let file = self.root.join("join.token");
         std::fs::write(&file, token)?;
-        let output = self.agent_cli(&["join", "--yes", "--token-file"]).arg(&file).args(more).stdin(std::process::Stdio::null()).output()?;
+        let output = self
+            .agent_cli(&["join", "--yes", "--token-file"])
+            .arg(&file)
+            .args(more)
+            .stdin(std::process::Stdio::null())
+            .output()?;
         std::fs::remove_file(&file)?;
         Ok(output)
     }
@@ -227,9 +248,17 @@ impl SimNode {
             }
             _ => Command::new(&tool),
         };
-        let output = command.args(args).stdin(std::process::Stdio::null()).output().with_context(|| tool.display().to_string())?;
+        let output = command
+            .args(args)
+            .stdin(std::process::Stdio::null())
+            .output()
+            .with_context(|| tool.display().to_string())?;
         if !output.status.success() {
-            bail!("{name} {args:?} on {}: {}", self.name, String::from_utf8_lossy(&output.stderr));
+            bail!(
+                "{name} {args:?} on {}: {}",
+                self.name,
+                String::from_utf8_lossy(&output.stderr)
+            );
         }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
