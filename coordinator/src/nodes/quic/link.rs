@@ -2,7 +2,7 @@
 //!
 //! 1. The registry is asked about the certificate before a stream is opened or read.
 //! 2. Hello, the common version, the machine's own name and installation against the registry.
-//! 3. A place among the [`Connections`]; then the registry once more: a revocation either finds the link in its place and closes it, or is found here.
+//! 3. A place among the [`Connections`](super::Connections); then the registry once more: a revocation either finds the link in its place and closes it, or is found here.
 //! 4. Welcome, and from then on events, notices, figures until one of them ends.
 
 use super::{
