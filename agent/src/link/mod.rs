@@ -41,7 +41,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// A connection that held for so long counts as good: its loss is followed by a quick try.
-const HELD: Duration = Duration::from_secs(5);
+const HELD: Duration = Duration::from_secs(1);
 
 /// The port to what the link tells of the node.
 pub(crate) trait NodeView: Send + Sync + 'static {
