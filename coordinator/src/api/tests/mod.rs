@@ -155,6 +155,26 @@ impl TestApi {
         }
     }
 
+    /// The answer as soon as its head is there; the body is not read yet.
+    pub(super) async fn open(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Body>,
+    ) -> axum::response::Response {
+        let mut request = Request::builder()
+            .method(Method::from_bytes(method.as_bytes()).unwrap())
+            .uri(path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        router(self.api.clone())
+            .oneshot(request.body(body.into()).unwrap())
+            .await
+            .unwrap()
+    }
+
     pub(super) async fn send(
         &self,
         method: &str,
@@ -162,16 +182,7 @@ impl TestApi {
         headers: &[(&str, &str)],
         body: impl Into<Body>,
     ) -> Reply {
-        let mut request = Request::builder()
-            .method(Method::from_bytes(method.as_bytes()).unwrap())
-            .uri(path);
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        let response = router(self.api.clone())
-            .oneshot(request.body(body.into()).unwrap())
-            .await
-            .unwrap();
+        let response = self.open(method, path, headers, body).await;
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         let bytes = axum::body::to_bytes(response.into_body(), usize::MAX).await.unwrap();
         Reply {

@@ -102,8 +102,13 @@ async fn a_stream_ends_with_its_token_and_with_its_session() {
     let reply = tokio::time::timeout(Duration::from_secs(10), t.get(&token, "/api/events"));
     assert_eq!(reply.await.unwrap().status, 200);
     let token = t.user("bob", Role::User).await;
-    let open = tokio::time::timeout(Duration::from_secs(10), t.get(&token, "/api/events"));
-    let (reply, logout) = tokio::join!(open, t.post(&token, "/api/auth/logout", json!({})));
-    logout.expect(200);
-    assert_eq!(reply.unwrap().status, 200);
+    let bearer = format!("Bearer {token}");
+    let stream = t.open("GET", "/api/events", &[("authorization", &bearer)], "").await;
+    assert_eq!(stream.status(), 200);
+    t.post(&token, "/api/auth/logout", json!({})).await.expect(200);
+    let rest = axum::body::to_bytes(stream.into_body(), usize::MAX);
+    tokio::time::timeout(Duration::from_secs(10), rest)
+        .await
+        .unwrap()
+        .unwrap();
 }
