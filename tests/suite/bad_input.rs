@@ -20,21 +20,6 @@ async fn refused(fleet: &Fleet, body: Value, status: u16, words: &[&str]) {
     }
 }
 
-async fn deployed(fleet: &Fleet, hostname: &str) -> Value {
-    let created = fleet.client.create_app("nginx", hostname).await.unwrap();
-    let ended = fleet
-        .client
-        .operation_end(created["operation_id"].as_str().unwrap(), PATIENCE)
-        .await
-        .unwrap();
-    assert_eq!(ended["state"], "done", "{ended:#}\n{}", fleet.logs());
-    fleet
-        .client
-        .app_status(created["id"].as_str().unwrap(), &["running"], PATIENCE)
-        .await
-        .unwrap()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn wrong_requests_leave_nothing() {
     let mut fleet = Fleet::start(&FleetSpec::hollow(2), |_| ()).await.unwrap();
@@ -107,7 +92,7 @@ async fn wrong_requests_leave_nothing() {
             .unwrap(),
         0
     );
-    let first = deployed(&fleet, "my-nginx").await;
+    let first = fleet.deploy("nginx", "my-nginx").await.unwrap();
     refused(&fleet, create("hostname", json!("my-nginx")), 409, &["my-nginx"]).await;
     assert_eq!(first["node"], "pve1");
     fleet.nodes[0].stop_agent().await.unwrap();
@@ -155,10 +140,13 @@ async fn a_full_port_range_is_said() {
         .unwrap()
         .expect(200)
         .unwrap();
-    let ports: BTreeSet<u64> = [deployed(&fleet, "one-app").await, deployed(&fleet, "two-app").await]
-        .iter()
-        .map(|a| a["public_port"].as_u64().unwrap())
-        .collect();
+    let ports: BTreeSet<u64> = [
+        fleet.deploy("nginx", "one-app").await.unwrap(),
+        fleet.deploy("nginx", "two-app").await.unwrap(),
+    ]
+    .iter()
+    .map(|a| a["public_port"].as_u64().unwrap())
+    .collect();
     assert_eq!(ports, BTreeSet::from([8000, 8001]));
     let answer = fleet
         .client
@@ -182,7 +170,7 @@ async fn a_port_that_a_stranger_holds_is_avoided() {
     let address = fleet.nodes[0].network.address;
     let _stranger = TcpListener::bind((address, 8000)).unwrap();
     std::fs::write(fleet.nodes[0].root().join("proc/net/tcp"), listening(8000)).unwrap();
-    let app = deployed(&fleet, "my-nginx").await;
+    let app = fleet.deploy("nginx", "my-nginx").await.unwrap();
     assert_ne!(app["public_port"], 8000);
     fleet.assert_promises().await.unwrap();
     fleet.stop().await.unwrap();
@@ -238,12 +226,7 @@ async fn a_vmid_that_a_stranger_takes_in_between_is_left_to_it() {
     )
     .unwrap();
     std::fs::write(&go, "").unwrap();
-    let ended = fleet
-        .client
-        .operation_end(created["operation_id"].as_str().unwrap(), PATIENCE)
-        .await
-        .unwrap();
-    assert_eq!(ended["state"], "done", "{ended:#}\n{}", fleet.logs());
+    fleet.done(&created).await.unwrap();
     let app = fleet
         .client
         .app_status(created["id"].as_str().unwrap(), &["running"], PATIENCE)
@@ -299,7 +282,7 @@ async fn a_deployment_that_cannot_succeed_is_undone() {
             .await
             .unwrap();
         assert_eq!(ended["state"], "undone", "{what}: {ended:#}\n{}", fleet.logs());
-        let app = fleet.client.app_status(id, &["error"], PATIENCE).await.unwrap();
+        fleet.client.app_status(id, &["error"], PATIENCE).await.unwrap();
         assert!(fleet.nodes[0].hits().unwrap()[0].acted > 0, "{what} was not reached");
         fleet.nodes[0].script(&Script::new()).unwrap();
         let left = fleet.nodes[0].files().read().unwrap();
@@ -315,12 +298,7 @@ async fn a_deployment_that_cannot_succeed_is_undone() {
             .unwrap()
             .expect(202)
             .unwrap();
-        let ended = fleet
-            .client
-            .operation_end(deleted["operation_id"].as_str().unwrap(), PATIENCE)
-            .await
-            .unwrap();
-        assert_eq!(ended["state"], "done", "{app:#} {ended:#}");
+        fleet.done(&deleted).await.unwrap();
     }
     fleet.stop().await.unwrap();
 }

@@ -169,39 +169,53 @@ async fn both_killed_in_every_tool() {
     strike_everywhere(Victim::Both).await.unwrap();
 }
 
-/// The steps without a tool are met by killing as soon as the registry says that they run; whatever the kill hits, the end is the same.
-#[tokio::test(flavor = "multi_thread")]
-async fn coordinator_killed_in_every_step() {
-    let mut fleet = Fleet::start(&FleetSpec::hollow(1), |_| ()).await.unwrap();
-    let first = fleet.client.create_app("nginx", "first").await.unwrap();
-    let ended = fleet
-        .client
-        .operation_end(first["operation_id"].as_str().unwrap(), PATIENCE)
-        .await
-        .unwrap();
-    assert_eq!(ended["state"], "done", "{ended:#}\n{}", fleet.logs());
-    let steps = ended["steps"].as_array().unwrap().len();
-    assert!(steps >= 7, "{ended:#}");
+/// The steps without a tool are met by killing as soon as the registry says that they have begun; whatever the kill hits, the end is the same.
+async fn strike_each_step(victim: Victim) -> Result<()> {
+    let mut fleet = Fleet::start(&FleetSpec::hollow(1), |_| ()).await?;
+    let first = fleet.client.create_app("nginx", "first").await?;
+    let steps = fleet.done(&first).await?["steps"].as_array().context("steps")?.len();
+    assert!(steps >= 7, "a deployment of {steps} steps");
     for step in 0..steps {
-        let created = fleet.client.create_app("nginx", &format!("step-{step}")).await.unwrap();
-        let operation = created["operation_id"].as_str().unwrap().to_owned();
-        let path = format!("/api/operations/{operation}");
+        let created = fleet.client.create_app("nginx", &format!("step-{step}")).await?;
+        let path = format!(
+            "/api/operations/{}",
+            created["operation_id"].as_str().context("operation_id")?
+        );
         until("the step has begun", PATIENCE, async || {
             let operation = fleet.client.get(&path).await?.expect(200)?;
             Ok((operation["steps"][step]["state"] != "pending").then_some(()))
         })
-        .await
-        .unwrap();
-        fleet.kill_coordinator().unwrap();
-        fleet.start_coordinator().await.unwrap();
-        let ended = fleet.client.operation_end(&operation, PATIENCE).await.unwrap();
-        assert_eq!(
-            ended["state"],
-            "done",
-            "killed in step {step}: {ended:#}\n{}",
-            fleet.logs()
-        );
-        fleet.assert_promises().await.unwrap();
+        .await?;
+        if victim != Victim::Agent {
+            fleet.kill_coordinator()?;
+        }
+        if victim != Victim::Coordinator {
+            fleet.nodes[0].kill_agent()?;
+            fleet.nodes[0].start_agent()?;
+        }
+        if victim != Victim::Agent {
+            fleet.start_coordinator().await?;
+        }
+        fleet
+            .done(&created)
+            .await
+            .with_context(|| format!("{victim:?} killed in step {step}"))?;
+        fleet.assert_promises().await?;
     }
-    fleet.stop().await.unwrap();
+    fleet.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn coordinator_killed_in_every_step() {
+    strike_each_step(Victim::Coordinator).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn agent_killed_in_every_step() {
+    strike_each_step(Victim::Agent).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_killed_in_every_step() {
+    strike_each_step(Victim::Both).await.unwrap();
 }

@@ -5,12 +5,12 @@
 use proximity_tests::{
     api::page,
     fleet::{Fleet, FleetSpec},
-    process::PATIENCE,
+    process::{PATIENCE, until},
 };
-use serde_json::{Value, json};
+use serde_json::json;
 use std::collections::BTreeSet;
 
-async fn act(fleet: &Fleet, id: &str, action: &str) -> Value {
+async fn act(fleet: &Fleet, id: &str, action: &str) {
     let answer = fleet
         .client
         .post(&format!("/api/apps/{id}/action"), &json!({"action": action}))
@@ -19,13 +19,7 @@ async fn act(fleet: &Fleet, id: &str, action: &str) -> Value {
         .expect(200)
         .unwrap();
     assert_eq!(answer["success"], true, "{answer}");
-    let ended = fleet
-        .client
-        .operation_end(answer["operation_id"].as_str().unwrap(), PATIENCE)
-        .await
-        .unwrap();
-    assert_eq!(ended["state"], "done", "{action}: {ended:#}\n{}", fleet.logs());
-    ended
+    fleet.done(&answer).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -34,12 +28,7 @@ async fn an_app_lives_and_goes() {
     let created = fleet.client.create_app("nginx", "my-nginx").await.unwrap();
     assert_eq!(created["status"], "deploying");
     let id = created["id"].as_str().unwrap();
-    let ended = fleet
-        .client
-        .operation_end(created["operation_id"].as_str().unwrap(), PATIENCE)
-        .await
-        .unwrap();
-    assert_eq!(ended["state"], "done", "{ended:#}\n{}", fleet.logs());
+    fleet.done(&created).await.unwrap();
     let app = fleet.client.app_status(id, &["running"], PATIENCE).await.unwrap();
     let url = app["url"].as_str().unwrap().to_owned();
     let body = page(&url)
@@ -109,6 +98,30 @@ async fn two_hundred_creates_at_once() {
         let ended = fleet.client.operation_end(operation, 10 * PATIENCE).await.unwrap();
         assert_eq!(ended["state"], "done", "{id}: {ended:#}\n{}", fleet.logs());
     }
+    fleet.assert_promises().await.unwrap();
+    fleet.stop().await.unwrap();
+}
+
+/// A node reboots while the coordinator is away: its containers come back by `onboot`, its ports before there is a link.
+#[tokio::test(flavor = "multi_thread")]
+async fn ports_are_back_after_a_reboot_without_the_coordinator() {
+    let mut fleet = Fleet::start(&FleetSpec::hollow(1), |_| ()).await.unwrap();
+    let app = fleet.deploy("nginx", "my-nginx").await.unwrap();
+    let url = app["url"].as_str().unwrap().to_owned();
+    fleet.stop_coordinator().await.unwrap();
+    fleet.nodes[0].stop_agent().await.unwrap();
+    fleet.nodes[0].reboot().await.unwrap();
+    assert_eq!(
+        page(&url).await,
+        None,
+        "nothing publishes the port before the agent runs"
+    );
+    fleet.nodes[0].start_agent().unwrap();
+    until("the page", PATIENCE, async || Ok(page(&url).await))
+        .await
+        .unwrap();
+    fleet.start_coordinator().await.unwrap();
+    fleet.node_online("pve1").await.unwrap();
     fleet.assert_promises().await.unwrap();
     fleet.stop().await.unwrap();
 }

@@ -151,6 +151,35 @@ impl Fleet {
         .await
     }
 
+    /// Deploys an app and answers it once it runs; fails with the ends of all logs.
+    pub async fn deploy(&self, catalog_id: &str, hostname: &str) -> Result<Value> {
+        let created = self.client.create_app(catalog_id, hostname).await?;
+        self.done(&created).await?;
+        let id = created["id"].as_str().context("an app without id")?;
+        self.client.app_status(id, &["running"], PATIENCE).await
+    }
+
+    /// Waits until the operation that an answer names is `done`, and answers the operation.
+    pub async fn done(&self, answer: &Value) -> Result<Value> {
+        let operation = answer["operation_id"]
+            .as_str()
+            .with_context(|| format!("no operation_id in {answer}"))?;
+        let ended = self
+            .client
+            .operation_end(operation, PATIENCE)
+            .await
+            .with_context(|| self.logs())?;
+        if ended["state"] != "done" {
+            bail!(
+                "the {} ended {}: {ended:#}\n{}",
+                ended["kind"],
+                ended["state"],
+                self.logs()
+            );
+        }
+        Ok(ended)
+    }
+
     /// The fleet's folder.
     pub fn folder(&self) -> &Path {
         self.folder.path()

@@ -187,6 +187,15 @@ impl SimNode {
         Ok(())
     }
 
+    /// The machine goes down and comes up: everything that ran is gone, containers with `onboot` are started, the agent is not.
+    pub async fn reboot(&mut self) -> Result<()> {
+        if self.agent.is_some() {
+            bail!("stop or kill the agent of {} before its machine goes down", self.name);
+        }
+        Node::open(&self.root)?.reboot(true)?;
+        Ok(())
+    }
+
     /// The agent's process id.
     pub fn agent_pid(&self) -> Option<u32> {
         self.agent.as_ref().map(Process::pid)

@@ -1,0 +1,97 @@
+//! What hangs or fails once must not stay for ever: an installation that never ends, a port that could not be closed at the first try.
+
+#![allow(clippy::unwrap_used)]
+
+use proximity_tests::{
+    fleet::{Fleet, FleetSpec, Settings},
+    process::{PATIENCE, until},
+};
+use pve_sim::{At, Fault, Rule, Script};
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+
+/// The second `pct exec` of a deployment is the installation; it is held for ever.
+fn installation_hangs(fleet: &Fleet) -> PathBuf {
+    let never = fleet.folder().join("never.go");
+    let rule = Rule::on("pct", Fault::PauseUntil(never.clone()))
+        .subcommand("exec")
+        .at(At::Before)
+        .skip(1)
+        .times(1);
+    fleet.nodes[0].script(&Script::new().rule(rule)).unwrap();
+    never
+}
+
+/// A catalog whose nginx may take `install_timeout_s` to install.
+fn impatient_catalog(folder: &Path, install_timeout_s: u32) {
+    let text = std::fs::read_to_string(Settings::default().catalog.join("nginx.json")).unwrap();
+    let mut entry: Value = serde_json::from_str(&text).unwrap();
+    entry["deploy"]["install_timeout_s"] = json!(install_timeout_s);
+    std::fs::write(folder.join("nginx.json"), entry.to_string()).unwrap();
+}
+
+async fn deleted(fleet: &Fleet, id: &str) {
+    let answer = fleet.client.delete(&format!("/api/apps/{id}")).await.unwrap();
+    let operation = answer.expect(202).unwrap()["operation_id"].as_str().unwrap().to_owned();
+    let ended = fleet.client.operation_end(&operation, PATIENCE).await.unwrap();
+    assert_eq!(ended["state"], "done", "{ended:#}\n{}", fleet.logs());
+    fleet.assert_promises().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_installation_that_never_ends_is_taken_back() {
+    let catalog = tempfile::tempdir().unwrap();
+    impatient_catalog(catalog.path(), 2);
+    let settings = Settings {
+        catalog: catalog.path().to_owned(),
+        ..Settings::default()
+    };
+    let fleet = Fleet::start(
+        &FleetSpec {
+            settings,
+            ..FleetSpec::hollow(1)
+        },
+        |_| (),
+    )
+    .await
+    .unwrap();
+    installation_hangs(&fleet);
+    let created = fleet.client.create_app("nginx", "endless").await.unwrap();
+    let operation = created["operation_id"].as_str().unwrap();
+    let ended = fleet.client.operation_end(operation, PATIENCE).await.unwrap();
+    assert_eq!(ended["state"], "undone", "{ended:#}\n{}", fleet.logs());
+    assert!(ended["reason"].as_str().unwrap().contains("within 2 s"), "{ended:#}");
+    fleet.assert_promises().await.unwrap();
+    deleted(&fleet, created["id"].as_str().unwrap()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deletion_does_not_wait_for_an_installation() {
+    let fleet = Fleet::start(&FleetSpec::hollow(1), |_| ()).await.unwrap();
+    let mark = installation_hangs(&fleet).with_extension("go.reached");
+    let created = fleet.client.create_app("nginx", "endless").await.unwrap();
+    until("the installation", PATIENCE, async || Ok(mark.exists().then_some(())))
+        .await
+        .unwrap();
+    deleted(&fleet, created["id"].as_str().unwrap()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_port_that_could_not_be_closed_is_closed_at_the_next_try() {
+    let fleet = Fleet::start(&FleetSpec::hollow(1), |_| ()).await.unwrap();
+    let created = fleet.client.create_app("nginx", "busy-table").await.unwrap();
+    let id = created["id"].as_str().unwrap();
+    let app = fleet.client.app_status(id, &["running"], PATIENCE).await.unwrap();
+    let fails = Fault::Fail {
+        exit: 1,
+        stderr: "Error: Could not process rule: Device or resource busy".into(),
+        stdout: String::new(),
+    };
+    let rule = Rule::on("nft", fails).subcommand("-f").at(At::Before).times(1);
+    fleet.nodes[0].script(&Script::new().rule(rule)).unwrap();
+    deleted(&fleet, id).await;
+    assert_eq!(fleet.nodes[0].hits().unwrap()[0].acted, 1);
+    let table = fleet.nodes[0].tool("nft", &["-j", "list", "ruleset"]).unwrap();
+    let port = format!("\"right\":{}", app["public_port"]);
+    assert!(!table.contains(&port), "{table}");
+}
