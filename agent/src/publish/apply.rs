@@ -45,6 +45,11 @@ pub(super) async fn stands(node: &NodeContext, last: &TableLastSeen) -> Result<b
     Ok(last.is_some() && list(node).await? == *last)
 }
 
+/// Whether there is a table of ours at all.
+pub(super) async fn is_there(node: &NodeContext) -> Result<bool, Fault> {
+    Ok(list(node).await?.is_some())
+}
+
 /// `None`: there is no such table.
 async fn list(node: &NodeContext) -> Result<Option<Value>, Fault> {
     let end = nft(node, &["-j", "list", "table", ruleset::FAMILY, ruleset::TABLE], None).await?;

@@ -37,7 +37,8 @@ const RETRY: Duration = Duration::from_millis(250);
 pub async fn restore(node: &NodeContext) -> Result<u32, Fault> {
     let mut last = node.lock_publishing().await;
     let wanted = desired::load(node)?;
-    if wanted.is_empty() {
+    // Nothing is wanted, but a table may still stand: the last port was taken back, and the agent or `nft` broke off before the table was.
+    if wanted.is_empty() && !apply::is_there(node).await? {
         return Ok(0);
     }
     apply::apply(node, &wanted, &mut last).await?;
@@ -185,7 +186,7 @@ pub(crate) async fn unpublish(
     });
     if wanted.len() < before {
         desired::store(node, &wanted)?;
-    } else if wanted.is_empty() {
+    } else if wanted.is_empty() && !apply::is_there(node).await? {
         // Nothing is published and nothing was: the table need not exist.
         return Ok(());
     }
