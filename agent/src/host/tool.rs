@@ -146,20 +146,22 @@ pub(crate) fn was_asked(node: &NodeContext, id: ToolId<'_>) -> bool {
     node.state("tools").join(id.unit()).join("request.json").exists()
 }
 
-/// A tool of another step that still changes this container, by its unit. A retry must not run beside it.
+/// A tool of another step that still changes this container, by its unit. A retry must not run beside it. With `ends_inside` (whoever stops the container
+/// ends what runs inside it), commands inside it do not count: a script that never ends must not keep its container for ever.
 pub(crate) fn busy(
     node: &NodeContext,
     vmid: Vmid,
     operation: OperationId,
     step: &StepKey,
+    ends_inside: bool,
 ) -> io::Result<Option<String>> {
     let own = format!("proximity-op-{operation}-{step}-");
     for entry in fs::read_dir(node.state("tools"))? {
         let entry = entry?;
         let unit = entry.file_name().to_string_lossy().into_owned();
         let dir = ToolDir(entry.path());
-        if unit.starts_with(&own) || dir.has_ended() || dir.request()?.is_none_or(|request| request.vmid != Some(vmid))
-        {
+        let concerns = |request: Request| request.vmid == Some(vmid) && !(ends_inside && request.runs_inside());
+        if unit.starts_with(&own) || dir.has_ended() || !dir.request()?.is_some_and(concerns) {
             continue;
         }
         if dir.phase()? == Phase::Running {

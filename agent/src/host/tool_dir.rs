@@ -30,6 +30,13 @@ pub(crate) struct Request {
     pub(crate) asked_unix_ms: i64,
 }
 
+impl Request {
+    /// Whether it is a command inside a container (`pct exec`): that ends with the container, and holds no lock of Proxmox.
+    pub(crate) fn runs_inside(&self) -> bool {
+        self.arguments.first().is_some_and(|word| word == "exec")
+    }
+}
+
 /// How it ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Status {

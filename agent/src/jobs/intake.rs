@@ -112,3 +112,9 @@ pub(crate) fn check(verb: &Verb) -> Result<(), Fault> {
 pub(crate) fn only_waits(verb: &Verb) -> bool {
     matches!(verb, Verb::AwaitNetwork { .. } | Verb::AwaitHealthy { .. })
 }
+
+/// Whether a cancelled operation need not wait for its end: it only waits, or what it leaves behind goes with the container that is taken back next. The
+/// tool of an installation goes on until the container is stopped.
+pub(crate) fn may_be_left(verb: &Verb) -> bool {
+    only_waits(verb) || matches!(verb, Verb::InstallRecipe { .. })
+}

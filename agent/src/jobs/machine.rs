@@ -323,7 +323,7 @@ impl Jobs {
             tokio::select! {
                 biased;
                 Some(line) = lines.recv() => running.tell(line),
-                () = running.cancel.cancelled(), if only_waits => {
+                () = running.cancel.cancelled(), if intake::may_be_left(&running.command.verb) => {
                     task.abort();
                     break Err(Fault::new(FaultKind::Cancelled, "cancelled while it waited"));
                 }

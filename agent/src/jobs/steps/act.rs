@@ -81,7 +81,16 @@ impl Act<'_> {
 
     /// Refuses while a tool of another step still changes the container: it may have outlived its deadline.
     pub(super) fn check_idle(&self, vmid: Vmid) -> Result<(), Fault> {
-        let busy = tool::busy(self.node, vmid, self.operation, self.step).map_err(|error| {
+        self.check_busy(vmid, false)
+    }
+
+    /// The same for what stops the container and so ends whatever runs inside it.
+    pub(super) fn check_idle_outside(&self, vmid: Vmid) -> Result<(), Fault> {
+        self.check_busy(vmid, true)
+    }
+
+    fn check_busy(&self, vmid: Vmid, ends_inside: bool) -> Result<(), Fault> {
+        let busy = tool::busy(self.node, vmid, self.operation, self.step, ends_inside).map_err(|error| {
             Fault::new(
                 FaultKind::Internal,
                 format!("the agent's folder of tools cannot be read: {error}"),

@@ -17,7 +17,7 @@ const BOUND: Duration = Duration::from_secs(900);
 
 pub(super) async fn run(act: &Act<'_>, target: &Target) -> Result<Outcome, Fault> {
     let vmid = target.vmid;
-    act.check_idle(vmid)?;
+    act.check_idle_outside(vmid)?;
     if let Standing::Ours(container) = standing::look(act.node, target)? {
         publish::unpublish(act.node, vmid, &target.owner, None).await?;
         destroy(act, &container).await?;

@@ -22,7 +22,7 @@ const SETTLE: Duration = Duration::from_secs(30);
 
 pub(super) async fn run(act: &Act<'_>, target: &Target, timeout_s: u32) -> Result<Outcome, Fault> {
     let vmid = target.vmid;
-    act.check_idle(vmid)?;
+    act.check_idle_outside(vmid)?;
     let container = standing::require(act.node, target)?;
     if !standing::is_running(act.node, vmid)? {
         return Ok(Outcome::Done);
