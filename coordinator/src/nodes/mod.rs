@@ -42,6 +42,8 @@ pub trait NodeCommands: Send + Sync + 'static {
     ) -> BoxFuture<'_, Result<Outcome, CommandError>>;
     /// Tells the agent that the result is committed (`None`: of all steps), so that it may forget it. Best effort: Hello settles what is lost.
     fn committed(&self, node: NodeId, operation: OperationId, step: Option<StepKey>);
+    /// Asks the agent to give up waiting in a command of the operation, which is about to be taken back. Best effort.
+    fn cancel(&self, node: NodeId, operation: OperationId);
     /// Whether a command would be sent now.
     fn is_online(&self, node: NodeId) -> bool;
     /// Comings and goings.

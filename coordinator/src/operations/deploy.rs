@@ -67,6 +67,8 @@ pub static DEPLOY: Kind = Kind {
         },
         Step {
             secrets: true,
+            // The script goes on inside; a second one beside it would have to wait for it, perhaps for ever.
+            ends: &[FaultKind::DeadlineExceeded],
             ..Step::plain("install", "Install the app", install)
         },
         Step::plain("healthy", "Wait until the app is healthy", healthy),

@@ -24,6 +24,7 @@ use proximity_protocol::{
     secret::SecretText,
 };
 use std::net::Ipv4Addr;
+use tokio::sync::Notify;
 
 /// Why an operation does not go on now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +42,8 @@ pub(super) enum Pause {
 pub(super) struct Drive<'a> {
     pub(super) engine: &'a Engine,
     pub(super) id: OperationId,
+    /// Somebody asks it to look at its row again.
+    pub(super) kicked: &'a Notify,
 }
 
 /// The rows of one moment.
@@ -66,8 +69,8 @@ pub(super) struct At {
 pub(super) type Advance = Result<Option<Pause>, StoreError>;
 
 impl<'a> Drive<'a> {
-    pub(super) fn new(engine: &'a Engine, id: OperationId) -> Self {
-        Self { engine, id }
+    pub(super) fn new(engine: &'a Engine, id: OperationId, kicked: &'a Notify) -> Self {
+        Self { engine, id, kicked }
     }
 
     /// The node on which it works, for the queue.
@@ -133,6 +136,14 @@ impl<'a> Drive<'a> {
             node: node.unwrap_or_else(|| "a node that is no longer in the registry".into()),
             reserved_address,
         }))
+    }
+
+    /// Whether somebody has asked to stop since the rows were read.
+    pub(super) async fn is_cancelled(&self) -> Result<bool, StoreError> {
+        let mut conn = self.engine.deps().store.read().await?;
+        Ok(operations::by_id(&mut conn, self.id)
+            .await?
+            .is_some_and(|o| o.cancel_requested))
     }
 
     async fn is_behind(&self, moment: &Moment) -> Result<bool, StoreError> {

@@ -172,7 +172,7 @@ impl Engine {
 
     /// One operation, to its end.
     async fn drive(self, id: OperationId, kicked: Arc<Notify>) -> OperationId {
-        let mut drive = Drive::new(&self, id);
+        let mut drive = Drive::new(&self, id, &kicked);
         loop {
             // Listen before looking, so that nothing that happens in between is missed.
             let mut ended = self.0.ended.subscribe();

@@ -60,6 +60,8 @@ pub struct Failed<'a> {
     pub forward_only: bool,
     /// Faults after which this step chooses again.
     pub chooses: &'a [FaultKind],
+    /// Faults after which this step is not tried again.
+    pub ends: &'a [FaultKind],
     /// How often was chosen before.
     pub choices: u32,
     /// Faults that mean that it is so already.
@@ -107,7 +109,7 @@ pub fn after(settings: &EngineSettings, failed: &Failed<'_>) -> Verdict {
     if failed.chooses.contains(&failed.kind) && failed.choices < settings.choices {
         return Verdict::ChooseAgain;
     }
-    if failed.kind.retryable() && failed.tries < settings.tries {
+    if failed.kind.retryable() && !failed.ends.contains(&failed.kind) && failed.tries < settings.tries {
         return Verdict::Retry(settings.pause(failed.tries));
     }
     Verdict::TurnBack
@@ -123,6 +125,7 @@ mod tests {
         undo: false,
         forward_only: false,
         chooses: &[FaultKind::PortTaken],
+        ends: &[FaultKind::DeadlineExceeded],
         choices: 0,
         already: &[FaultKind::ContainerMissing],
     };
@@ -208,6 +211,13 @@ mod tests {
             verdict(Failed {
                 kind: FaultKind::PortTaken,
                 choices: 10,
+                ..STEP
+            }),
+            Verdict::TurnBack
+        );
+        assert_eq!(
+            verdict(Failed {
+                kind: FaultKind::DeadlineExceeded,
                 ..STEP
             }),
             Verdict::TurnBack

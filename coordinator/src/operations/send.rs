@@ -116,10 +116,18 @@ impl Drive<'_> {
         let (sender, mut progress) = mpsc::unbounded_channel::<Progress>();
         let mut answer = self.engine.deps().commands.execute(node, command, sender);
         let mut last: Option<(i64, String)> = None;
+        let turns_back = !at.undo && !at.kind.forward_only;
+        // Asked to stop before, and still in flight: the connection was lost in between.
+        let mut cancelled = turns_back && moment.operation.cancel_requested;
         loop {
+            if std::mem::take(&mut cancelled) {
+                // What only waits ends with that; what acts is not broken off, and its answer is waited for as ever.
+                self.engine.deps().commands.cancel(node, self.id);
+            }
             tokio::select! {
                 biased;
                 answer = &mut answer => return Ok(answer),
+                () = self.kicked.notified(), if turns_back => cancelled = self.is_cancelled().await?,
                 Some(told) = progress.recv() => {
                     let now = self.engine.deps().clock.now_ms();
                     if last.as_ref().is_some_and(|(at, _)| now - at < PROGRESS_EVERY_MS) {

@@ -108,6 +108,7 @@ impl Drive<'_> {
                 undo: at.undo,
                 forward_only: at.kind.forward_only,
                 chooses: at.step.chooses,
+                ends: at.step.ends,
                 choices: moment.data.choices,
                 already: if at.undo { gone } else { at.step.already },
             },

@@ -43,6 +43,8 @@ pub struct Step {
     pub already: &'static [FaultKind],
     /// Faults after which another VMID, port or address is reserved, confirmed, and this step begun anew.
     pub chooses: &'static [FaultKind],
+    /// Faults after which it is not tried again, although others of their kind are.
+    pub ends: &'static [FaultKind],
     /// Whether the recipe's environment has to be opened for it.
     pub secrets: bool,
     /// How it is taken back; `None`: there is nothing to take back, or an earlier step's undo does.
@@ -63,6 +65,7 @@ impl Step {
             settle: |_, _| Ok(Vec::new()),
             already: &[],
             chooses: &[],
+            ends: &[],
             secrets: false,
             undo: None,
         }

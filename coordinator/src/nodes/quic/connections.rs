@@ -176,11 +176,6 @@ impl Connections {
             .is_some_and(|link| link.notices.try_send(notice).is_ok())
     }
 
-    /// Asks the agent to stop the operation's job when that is safe. Best effort.
-    pub fn cancel(&self, node: NodeId, operation: OperationId) -> bool {
-        self.notify(node, Notice::Cancel { operation })
-    }
-
     async fn refreshed(&self, node: NodeId) -> Result<(), CommandError> {
         let link = self.link(node).ok_or(CommandError::Offline)?;
         let mut received = link.received.clone();
@@ -218,6 +213,12 @@ impl NodeCommands for Connections {
     fn committed(&self, node: NodeId, operation: OperationId, step: Option<StepKey>) {
         if !self.notify(node, Notice::Committed { operation, step }) {
             tracing::debug!(%node, %operation, "the notice of a commit was not sent; the next Hello settles it");
+        }
+    }
+
+    fn cancel(&self, node: NodeId, operation: OperationId) {
+        if !self.notify(node, Notice::Cancel { operation }) {
+            tracing::debug!(%node, %operation, "the cancellation was not sent; the command in flight is waited for");
         }
     }
 

@@ -71,6 +71,10 @@ async fn trouble_that_passes_changes_nothing() {
         for step in kind.steps {
             for wrong in PASSING {
                 let (world, operation, context) = run(kind, &[(step.name, false, *wrong)]).await;
+                if matches!(wrong, Wrong::Fault(fault, _) | Wrong::Half(fault, _) if step.ends.contains(fault)) {
+                    assert_eq!(operation.state, OperationState::Undone, "{context}");
+                    continue;
+                }
                 assert_eq!(operation.state, OperationState::Done, "{context}");
                 if matches!(wrong, Wrong::LoseAfter | Wrong::LoseBefore | Wrong::GoAway) {
                     world.assert_one_key_each(operation.id, &context).await;

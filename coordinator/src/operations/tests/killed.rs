@@ -15,7 +15,8 @@ use std::{
 /// Polls an operation's task `polls` times and drops it; whether it came to its end before.
 async fn killed_after(world: &World, id: OperationId, polls: u32) -> bool {
     let engine = world.engine(1);
-    let mut drive = Drive::new(&engine, id);
+    let kicked = tokio::sync::Notify::new();
+    let mut drive = Drive::new(&engine, id, &kicked);
     let mut advance = pin!(drive.advance());
     let mut left = polls;
     poll_fn(move |cx| {

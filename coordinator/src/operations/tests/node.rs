@@ -14,7 +14,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::{broadcast, mpsc, watch};
 
 /// What goes wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +53,8 @@ pub(crate) struct Model {
     pub(crate) online: bool,
     /// It never answers.
     pub(crate) hangs: bool,
+    /// A command of this step waits until it is cancelled.
+    pub(crate) waits_at: Option<&'static str>,
     pub(crate) containers: BTreeMap<u32, Container>,
     pub(crate) published: BTreeMap<u16, Target>,
     pub(crate) stranger_vmids: BTreeSet<u32>,
@@ -74,6 +76,9 @@ pub(crate) struct FakeNodes {
     /// Every command that arrived, in order.
     pub(crate) seen: Mutex<Vec<Command>>,
     changes: broadcast::Sender<NodeChange>,
+    cancels: watch::Sender<BTreeSet<OperationId>>,
+    /// How many commands wait to be cancelled.
+    pub(crate) waiting: watch::Sender<usize>,
 }
 
 impl FakeNodes {
@@ -93,6 +98,8 @@ impl FakeNodes {
             traps: Mutex::default(),
             seen: Mutex::default(),
             changes: broadcast::channel(64).0,
+            cancels: watch::Sender::default(),
+            waiting: watch::Sender::default(),
         })
     }
 
@@ -154,6 +161,12 @@ impl FakeNodes {
         );
         if let Some(recorded) = self.model(node, |m| m.journal.get(&key).cloned()) {
             return recorded.map_err(CommandError::Fault);
+        }
+        if self.model(node, |m| m.waits_at) == Some(command.step.name.as_str()) && !command.step.undo {
+            let mut cancels = self.cancels.subscribe();
+            self.waiting.send_modify(|count| *count += 1);
+            cancels.wait_for(|all| all.contains(&command.operation)).await.unwrap();
+            return Err(Fault::new(FaultKind::Cancelled, "cancelled while it waited").into());
         }
         let wrong = self.spring(&command.step);
         match wrong {
@@ -370,6 +383,11 @@ impl NodeCommands for Port {
         self.0.model(node, |m| match step {
             Some(step) => drop(m.journal.remove(&(operation, step))),
             None => m.journal.retain(|(o, _), _| *o != operation),
+        });
+    }
+    fn cancel(&self, _: NodeId, operation: OperationId) {
+        self.0.cancels.send_modify(|all| {
+            all.insert(operation);
         });
     }
     fn is_online(&self, node: NodeId) -> bool {

@@ -127,6 +127,42 @@ async fn a_deletion_waits_for_the_deployment_and_turns_it_around() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deletion_does_not_wait_until_an_installation_has_ended() {
+    let world = World::new(1, true).await;
+    let deploy = world.queued("deploy").await;
+    world.nodes.model(world.node(), |m| m.waits_at = Some("install"));
+    let engine = world.engine(1);
+    let stop = CancellationToken::new();
+    let running = tokio::spawn({
+        let (engine, stop) = (engine.clone(), stop.clone());
+        async move { engine.run(stop).await }
+    });
+    let mut events = world.bus.subscribe();
+    let mut waiting = world.nodes.waiting.subscribe();
+    tokio::time::timeout(Duration::from_secs(30), waiting.wait_for(|count| *count == 1))
+        .await
+        .expect("it installs")
+        .unwrap();
+    let delete = world.delete("nginx-00000001").await;
+    engine.wake();
+    engine.kick(deploy);
+    tokio::time::timeout(Duration::from_secs(30), async {
+        while world.operation(delete).await.state != OperationState::Done {
+            let _ = events.recv().await;
+        }
+    })
+    .await
+    .expect("it is deleted");
+    stop.cancel();
+    running.await.unwrap();
+    assert_eq!(world.operation(deploy).await.state, OperationState::Undone);
+    let operation = world.operation(delete).await;
+    world
+        .assert_ended("delete", &operation, "deleted while installing")
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_is_away_is_waited_for_without_spending_a_try() {
     let world = World::new(1, true).await;
     let id = world.queued("start").await;
