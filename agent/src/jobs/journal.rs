@@ -91,6 +91,12 @@ impl Journal {
         })
     }
 
+    /// Writes to another file from now on, which a test can fill up.
+    #[cfg(test)]
+    pub(super) fn redirect(&mut self, file: File) {
+        (self.file, self.length) = (file, 0);
+    }
+
     /// What the records add up to.
     pub(crate) fn state(&self) -> &State {
         &self.state

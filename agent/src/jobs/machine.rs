@@ -222,22 +222,24 @@ impl Jobs {
                 let concerned =
                     |key: &JobKey| key.operation == *operation && step.as_ref().is_none_or(|s| *s == key.step);
                 let mut forgotten = Vec::new();
-                self.table().jobs.retain(|key, slot| match slot {
-                    _ if !concerned(key) => true,
-                    Slot::Running(running) => {
-                        running.forget_when_done();
-                        true
+                for (key, slot) in &self.table().jobs {
+                    match slot {
+                        _ if !concerned(key) => {}
+                        Slot::Running(running) => running.forget_when_done(),
+                        Slot::Finished(_) => forgotten.push(key.clone()),
                     }
-                    Slot::Finished(_) => {
-                        forgotten.push(Record::Forgotten { job: key.clone() });
-                        false
-                    }
-                });
+                }
                 if !forgotten.is_empty() {
-                    self.inner.journal.write(forgotten).await?;
+                    let record = |job: &JobKey| Record::Forgotten { job: job.clone() };
+                    // What cannot be forgotten on the disk stays here too, and is told at the next Hello: an intention that only the disk knows would be
+                    // carried out by the agent's next run.
+                    self.inner.journal.write(forgotten.iter().map(record).collect()).await?;
                 }
                 // Under the lock, so that no new act of the operation begins while its leftovers are marked.
-                let table = self.table();
+                let mut table = self.table();
+                for key in &forgotten {
+                    table.jobs.remove(key);
+                }
                 if !table.jobs.keys().any(|key| key.operation == *operation) {
                     self.inner.steps.forget(*operation);
                 }
@@ -366,9 +368,11 @@ impl Jobs {
                 result
             }
             Err(error) => {
-                tracing::error!(%error, "the result could not be recorded; the job stays open and is done again when asked for");
-                self.table().jobs.remove(&key);
-                Err(unwritten(error))
+                tracing::error!(%error, "the result could not be recorded; the next try looks what is so");
+                // On the disk it is still intended. It stays known until the coordinator has committed it, so that it is forgotten there as well.
+                let told = Err(unwritten(error));
+                self.table().jobs.insert(key.clone(), Slot::Finished(told.clone()));
+                told
             }
         };
         // The notice may have come while the result was being written.

@@ -1,9 +1,14 @@
 use super::{
     super::{
+        journal::Journal,
         machine::{Jobs, Submission},
         running::News,
     },
     Scripted, command, jobs, start, target, within,
+};
+use nix::{
+    fcntl::{FcntlArg, SealFlag, fcntl},
+    sys::memfd::{MFdFlags, memfd_create},
 };
 use proximity_protocol::{
     command::{Command, Outcome, Verb},
@@ -278,4 +283,35 @@ async fn a_stopping_agent_refuses_new_work() {
     assert_eq!(kind(end(&jobs, start(2, 100)).await), FaultKind::ShuttingDown);
     assert_eq!(end(&jobs, start(1, 100)).await, Ok(Outcome::Done));
     assert_eq!(steps.times(), 1);
+}
+
+#[tokio::test]
+async fn a_result_that_could_not_be_written_is_told_as_open_until_it_is_forgotten() {
+    let folder = tempfile::tempdir().unwrap();
+    let steps = Scripted::done(false);
+    let disk = std::fs::File::from(memfd_create("journal", MFdFlags::MFD_ALLOW_SEALING).unwrap());
+    let mut journal = Journal::open(folder.path()).unwrap();
+    journal.redirect(disk.try_clone().unwrap());
+    let jobs = Jobs::resume(journal, "our coordinator".into(), steps.clone()).unwrap();
+    let Submission::Watch(mut watch) = jobs.submit(start(1, 100)).await else {
+        panic!("runs")
+    };
+    steps.until_inside(1).await;
+    // From now on the disk is full.
+    fcntl(&disk, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_GROW)).unwrap();
+    steps.open.send_replace(true);
+    let told = loop {
+        if let News::Finished(told) = within(watch.next()).await {
+            break told;
+        }
+    };
+    assert_eq!(kind(told), FaultKind::Internal);
+    // On the disk it is still intended: were it not told, the next run would carry it out although its operation has long ended.
+    let committed = Notice::Committed {
+        operation: start(1, 100).operation,
+        step: None,
+    };
+    jobs.on_notice(&committed).await.unwrap_err();
+    assert_eq!(jobs.open_jobs().len(), 1);
+    assert!(jobs.open_jobs()[0].finished);
 }
