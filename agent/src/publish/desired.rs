@@ -52,7 +52,10 @@ pub(super) fn load(node: &NodeContext) -> Result<Vec<PublishedPort>, Fault> {
     let Some(text) = files::read_if_there(&path).map_err(|error| fault(&path, "read", error))? else {
         return Ok(Vec::new());
     };
-    let stored: Stored = serde_json::from_str(&text).map_err(|error| fault(&path, "read", error))?;
+    let stored: Stored = serde_json::from_str(&text).map_err(|error| {
+        let advice = "restore it, or move it away: then the coordinator publishes its apps' ports again";
+        fault(&path, "read", format!("{error}; {advice}"))
+    })?;
     Ok(stored.ports)
 }
 

@@ -47,14 +47,18 @@ impl Drive<'_> {
     }
 
     /// It is so already.
-    async fn already(&self, mut moment: Moment, at: At, sent: Sent) -> Advance {
+    async fn already(&self, mut moment: Moment, at: At, fault: &Fault, sent: Sent) -> Advance {
         let changes = match (&at.step.undo, at.undo) {
             (Some(undo), true) => (undo.changes)(&Outcome::Done),
             (None, true) => Vec::new(),
             (_, false) => (at.step.settle)(&moment.view(&[]), &Outcome::Done).unwrap_or_default(),
         };
         let row = self.passed(&mut moment.steps[at.place], at.undo);
-        let words = "Nothing of the app is there any more".to_owned();
+        let words = match fault.kind {
+            FaultKind::ContainerMissing => "Nothing of the app is there any more".to_owned(),
+            // Something is there, and it stays: the operator has to know.
+            _ => format!("Nothing of the app is there any more: {}", fault.message),
+        };
         let draft = Draft {
             lines: vec![line(LogLevel::Info, &row.name, words)],
             steps: vec![row],
@@ -115,7 +119,7 @@ impl Drive<'_> {
         );
         tracing::warn!(operation_id = %self.id, app_id = %moment.app.id, step = at.step.name, undo = at.undo, kind = ?fault.kind, %fault, ?verdict, "a step failed");
         if verdict == Verdict::Already {
-            return self.already(moment, at, sent).await;
+            return self.already(moment, at, &fault, sent).await;
         }
         let row = &mut moment.steps[at.place];
         let repeated = only_looks_again(row) || row.reason.as_ref() == Some(&fault.message);
