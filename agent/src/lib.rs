@@ -14,10 +14,12 @@
 //! | `publish` | the nftables table `proximity` |
 //! | `facts` | figures and facts read without forking |
 //! | `policy` | the node's own policy file, read by nobody else |
+//! | `doctor` | what may be wrong with the node, looked at and said; changes nothing |
 
 pub mod assemble;
 pub mod cli;
 pub mod config;
+mod doctor;
 pub mod facts;
 pub mod host;
 pub mod identity;

@@ -13,6 +13,11 @@
 //!
 //! Without the file these defaults hold. A file that cannot be read or is not valid denies every verb that changes something.
 
+mod parse;
+mod words;
+
+pub use parse::Mistake;
+
 use proximity_protocol::{
     command::Verb,
     fault::{Fault, FaultKind},
@@ -107,37 +112,12 @@ impl Policy {
                 )));
             }
         };
-        let broken = |message: String| {
+        Self::parse(&text).map_err(|mistake| {
             denied(format!(
-                "the node's policy {} is not valid: nothing is changed until it is corrected there. {message}",
+                "the node's policy {} is not valid: nothing is changed until it is corrected there. {mistake}",
                 path.display()
             ))
-        };
-        let policy: Self = toml::from_str(&text).map_err(|error| broken(error.to_string()))?;
-        if let Some(unknown) = policy
-            .deny_verbs
-            .iter()
-            .find(|name| !CHANGING.contains(&name.as_str()) && !matches!(name.as_str(), "inventory" | "confirm"))
-        {
-            let line = text
-                .lines()
-                .position(|line| line.contains(unknown.as_str()))
-                .map_or(0, |at| at + 1);
-            return Err(broken(format!("line {line}: deny_verbs: there is no verb {unknown:?}")));
-        }
-        if policy.vmid.0 > policy.vmid.1 || policy.ports.0 > policy.ports.1 {
-            let line = text
-                .lines()
-                .position(|line| {
-                    line.trim_start()
-                        .starts_with(if policy.vmid.0 > policy.vmid.1 { "vmid" } else { "ports" })
-                })
-                .map_or(0, |at| at + 1);
-            return Err(broken(format!(
-                "line {line}: the first number of a range must not be above the last"
-            )));
-        }
-        Ok(policy)
+        })
     }
 
     /// What the coordinator is told of it, so that it does not ask in vain.

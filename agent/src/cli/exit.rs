@@ -61,6 +61,10 @@ pub const ALREADY_JOINED: u8 = 25;
 pub const BAD_GRANT: u8 = 26;
 /// This machine has no identity yet.
 pub const NOT_JOINED: u8 = 30;
+/// A check of `doctor` failed.
+pub const DOCTOR: u8 = 31;
+/// The policy file is not valid, or cannot be read.
+pub const POLICY: u8 = 32;
 
 /// For `--help`.
 pub(super) const TABLE: &str = "\
@@ -91,7 +95,9 @@ Exit codes:
   24  fault of the coordinator
   25  joined already
   26  coordinator's answer not valid
-  30  not joined yet";
+  30  not joined yet
+  31  a check of doctor failed
+  32  policy file not valid";
 
 /// What ends the program: a sentence for stderr and a code.
 #[derive(Debug)]

@@ -1,13 +1,15 @@
 //! The command line. Data goes to stdout, talk to stderr, and each failure that has a remedy of its own has an exit code of its own ([`exit`]).
 
+mod doctor;
 pub mod exit;
 mod join;
 mod logging;
+mod policy;
 mod run;
 mod status;
 
 use crate::config::Config;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use exit::Failure;
 use std::{ffi::OsString, path::PathBuf, process::ExitCode, time::Duration};
 
@@ -33,12 +35,21 @@ enum Subcommands {
     Run,
     /// Show identity, link, open jobs, published ports
     Status(status::StatusArguments),
+    /// Look for what is wrong with this node and its way to the coordinator; changes nothing
+    Doctor(doctor::Doctor),
+    /// The node's own policy
+    Policy(policy::PolicyArguments),
     /// The shim between the agent and a tool; the agent starts it itself
     #[command(hide = true, disable_help_flag = true)]
     RunTool {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         words: Vec<OsString>,
     },
+}
+
+/// The command line as clap has it, from which man pages and shell completions are made.
+pub fn command() -> clap::Command {
+    Arguments::command()
 }
 
 /// The whole program.
@@ -67,6 +78,8 @@ fn dispatch(arguments: Arguments) -> Result<(), Failure> {
         Subcommands::Join(join) => with_runtime(join.execute(&config)),
         Subcommands::Run => with_runtime(run::execute(&config)),
         Subcommands::Status(status) => status.execute(&config),
+        Subcommands::Doctor(doctor) => with_runtime(doctor.execute(&config)),
+        Subcommands::Policy(policy) => policy.execute(&config),
         Subcommands::RunTool { .. } => unreachable!("main() has handled it"),
     }
 }

@@ -86,18 +86,31 @@ impl NodeContext {
                 source,
             })?;
         }
+        let node = Self::assemble(config, config.node.address.or(link_address), executable)?;
+        forget::sweep(&node);
+        Ok(node)
+    }
+
+    /// The same node for somebody who only looks: nothing is made and nothing is removed.
+    pub(crate) fn open_to_look(config: &Config) -> Result<Self, HostError> {
+        let executable = std::env::current_exe().map_err(HostError::Executable)?;
+        let address = config.node.address.unwrap_or(Ipv4Addr::UNSPECIFIED);
+        Self::assemble(config, Some(address), executable)
+    }
+
+    fn assemble(config: &Config, address: Option<Ipv4Addr>, executable: PathBuf) -> Result<Self, HostError> {
         let name = match &config.node.name {
             Some(name) => name.clone(),
             None => node_name(&config.host)?,
         };
         let name = NodeName::new(name).map_err(HostError::Name)?;
-        let address = config.node.address.or(link_address).ok_or(HostError::Address)?;
+        let address = address.ok_or(HostError::Address)?;
         let runner = match config.host.runner {
             Runner::Auto if Path::new("/run/systemd/system").is_dir() => Runner::Systemd,
             Runner::Auto => Runner::Fork,
             chosen => chosen,
         };
-        let node = Self(Arc::new(Inner {
+        Ok(Self(Arc::new(Inner {
             config: config.clone(),
             executable,
             runner,
@@ -107,9 +120,7 @@ impl NodeContext {
             publishing: tokio::sync::Mutex::default(),
             pve_version: tokio::sync::OnceCell::new(),
             usage: StorageUsage::default(),
-        }));
-        forget::sweep(&node);
-        Ok(node)
+        })))
     }
 
     /// The node's Proxmox name.

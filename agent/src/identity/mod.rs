@@ -14,6 +14,7 @@ mod files;
 pub(crate) mod frames;
 mod join;
 mod key;
+pub(crate) mod probe;
 #[cfg(test)]
 mod tests;
 mod verifier;
