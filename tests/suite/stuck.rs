@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use proximity_tests::{
+    api::page,
     fleet::{Fleet, FleetSpec, Settings},
     process::{PATIENCE, until},
 };
@@ -94,4 +95,32 @@ async fn a_port_that_could_not_be_closed_is_closed_at_the_next_try() {
     let table = fleet.nodes[0].tool("nft", &["-j", "list", "ruleset"]).unwrap();
     let port = format!("\"right\":{}", app["public_port"]);
     assert!(!table.contains(&port), "{table}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_app_serves_while_its_stop_waits_for_somebodys_lock() {
+    let fleet = Fleet::start(&FleetSpec::hollow(1), |_| ()).await.unwrap();
+    let created = fleet.client.create_app("nginx", "backed-up").await.unwrap();
+    let id = created["id"].as_str().unwrap();
+    let app = fleet.client.app_status(id, &["running"], PATIENCE).await.unwrap();
+    let conf = format!("etc/pve/nodes/{}/lxc/{}.conf", fleet.nodes[0].name, app["lxc_id"]);
+    let conf = fleet.nodes[0].root().join(conf);
+    let unlocked = std::fs::read_to_string(&conf).unwrap();
+    std::fs::write(&conf, format!("lock: backup\n{unlocked}")).unwrap();
+    let path = format!("/api/apps/{id}/action");
+    let answer = fleet.client.post(&path, &json!({"action": "stop"})).await.unwrap();
+    let operation = answer.expect(200).unwrap()["operation_id"].as_str().unwrap().to_owned();
+    until("the operation waits", PATIENCE, async || {
+        let path = format!("/api/operations/{operation}");
+        let answer = fleet.client.get(&path).await?.expect(200)?;
+        let waits = answer["reason"].as_str().is_some_and(|why| why.contains("vzdump"));
+        Ok(waits.then_some(()))
+    })
+    .await
+    .unwrap();
+    assert!(page(app["url"].as_str().unwrap()).await.is_some(), "{}", fleet.logs());
+    std::fs::write(&conf, unlocked).unwrap();
+    let ended = fleet.client.operation_end(&operation, PATIENCE).await.unwrap();
+    assert_eq!(ended["state"], "done", "{ended:#}");
+    assert!(page(app["url"].as_str().unwrap()).await.is_none());
 }

@@ -1,6 +1,9 @@
 //! The node's port leads to the container, or leads there no more.
 
-use super::{act::Act, standing};
+use super::{
+    act::Act,
+    standing::{self, Standing},
+};
 use crate::{
     facts::{addresses, bridges},
     publish::{self, PublishedPort, WayBack},
@@ -57,6 +60,13 @@ pub(super) async fn run(
 
 /// The port leads to this container no more. Of whom it is else, it stays.
 pub(super) async fn undo(act: &Act<'_>, target: &Target, public_port: u16) -> Result<Outcome, Fault> {
+    // A port is closed before its container is stopped. While somebody's lock forbids that (a backup of hours), the app goes on serving.
+    if let Ok(Standing::Ours(container)) = standing::look(act.node, target)
+        && !container.conf.is_half_made()
+        && standing::is_running(act.node, target.vmid)?
+    {
+        container.check_unlocked()?;
+    }
     publish::unpublish(act.node, target.vmid, &target.owner, Some(public_port)).await?;
     Ok(Outcome::Done)
 }
