@@ -15,6 +15,7 @@
 //! | `facts` | figures and facts read without forking |
 //! | `policy` | the node's own policy file, read by nobody else |
 //! | `doctor` | what may be wrong with the node, looked at and said; changes nothing |
+//! | `leave` | undoing a join, with what goes and what stays |
 
 pub mod assemble;
 pub mod cli;
@@ -24,6 +25,7 @@ pub mod facts;
 pub mod host;
 pub mod identity;
 pub mod jobs;
+mod leave;
 mod link;
 pub mod ownership;
 pub mod policy;

@@ -89,6 +89,31 @@ pub(crate) fn read(node: &NodeContext, vmid: Vmid) -> Result<Option<OwnershipRec
     Ok(Some(record))
 }
 
+/// Every record of the cluster, by number. One that cannot be read is a fault, never left out.
+pub(crate) fn all(node: &NodeContext) -> Result<Vec<(Vmid, OwnershipRecord)>, Fault> {
+    let folder = folder(node);
+    let unreadable =
+        |error: io::Error| Fault::new(FaultKind::Internal, format!("cannot look through {}: {error}", folder.display()));
+    let entries = match std::fs::read_dir(&folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(unreadable(error)),
+    };
+    let mut all = Vec::new();
+    for entry in entries {
+        // What a write leaves when it breaks off begins with a dot.
+        let name = entry.map_err(unreadable)?.file_name();
+        let Some(vmid) = name.to_str().and_then(|name| name.parse::<Vmid>().ok()) else {
+            continue;
+        };
+        if let Some(record) = read(node, vmid)? {
+            all.push((vmid, record));
+        }
+    }
+    all.sort_by_key(|(vmid, _)| *vmid);
+    Ok(all)
+}
+
 /// Writes it whole.
 pub(crate) fn write(node: &NodeContext, vmid: Vmid, record: &OwnershipRecord) -> Result<(), Fault> {
     let folder = folder(node);

@@ -65,6 +65,10 @@ pub const NOT_JOINED: u8 = 30;
 pub const DOCTOR: u8 = 31;
 /// The policy file is not valid, or cannot be read.
 pub const POLICY: u8 = 32;
+/// Apps are on this node.
+pub const HAS_APPS: u8 = 33;
+/// Tools that the agent started still run.
+pub const TOOLS_RUNNING: u8 = 34;
 
 /// For `--help`.
 pub(super) const TABLE: &str = "\
@@ -97,7 +101,9 @@ Exit codes:
   26  coordinator's answer not valid
   30  not joined yet
   31  a check of doctor failed
-  32  policy file not valid";
+  32  policy file not valid
+  33  apps are on this node
+  34  tools of the agent still run";
 
 /// What ends the program: a sentence for stderr and a code.
 #[derive(Debug)]

@@ -3,6 +3,7 @@
 mod doctor;
 pub mod exit;
 mod join;
+mod leave;
 mod logging;
 mod policy;
 mod run;
@@ -37,6 +38,8 @@ enum Subcommands {
     Status(status::StatusArguments),
     /// Look for what is wrong with this node and its way to the coordinator; changes nothing
     Doctor(doctor::Doctor),
+    /// Undo the join: the identity goes, containers stay
+    Leave(leave::Leave),
     /// The node's own policy
     Policy(policy::PolicyArguments),
     /// The shim between the agent and a tool; the agent starts it itself
@@ -79,6 +82,7 @@ fn dispatch(arguments: Arguments) -> Result<(), Failure> {
         Subcommands::Run => with_runtime(run::execute(&config)),
         Subcommands::Status(status) => status.execute(&config),
         Subcommands::Doctor(doctor) => with_runtime(doctor.execute(&config)),
+        Subcommands::Leave(leave) => with_runtime(leave.execute(&config)),
         Subcommands::Policy(policy) => policy.execute(&config),
         Subcommands::RunTool { .. } => unreachable!("main() has handled it"),
     }

@@ -31,6 +31,23 @@ pub fn forget(node: &NodeContext, operation: OperationId) {
     sweep(node);
 }
 
+/// Names of the tools that run.
+pub(crate) fn running(node: &NodeContext) -> io::Result<Vec<String>> {
+    let folders = match folders(node) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other?,
+    };
+    let mut running = Vec::new();
+    for path in folders {
+        if ToolDir(path.clone()).phase()? == Phase::Running
+            && let Some(name) = path.file_name()
+        {
+            running.push(name.to_string_lossy().into_owned());
+        }
+    }
+    Ok(running)
+}
+
 /// Removes what is marked and has ended.
 pub(super) fn sweep(node: &NodeContext) {
     let swept = folders(node).and_then(|folders| {

@@ -18,5 +18,6 @@ mod tool_dir;
 pub(crate) mod usage;
 
 pub use forget::forget;
+pub(crate) use forget::running;
 pub(crate) use node::TableLastSeen;
 pub use node::{HostError, NodeContext};
