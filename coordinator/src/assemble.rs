@@ -31,7 +31,7 @@ use crate::{
         settings::SettingsService,
         system::SystemService,
     },
-    store::{Store, StoreError},
+    store::{Store, StoreError, app_secrets},
 };
 use proximity_protocol::ids::Epoch;
 use std::{
@@ -174,7 +174,6 @@ impl Coordinator {
         let clock: SharedClock = Arc::new(SystemClock);
         let (bus, live, inventories) = (Bus::default(), Live::default(), Inventories::default());
         let pki = Pki::open(&config.state, clock.now_ms())?;
-        let secrets = Arc::new(Sealer::open(&config.state)?);
         let signer = Signer::open(&config.state)?;
         let passwords = Passwords::default();
         passwords.warm_up().await?;
@@ -189,6 +188,8 @@ impl Coordinator {
             source,
         })?;
         let store = Store::open(&config.registry()).await?;
+        let in_use = app_secrets::any(&mut *store.read().await?).await?;
+        let secrets = Arc::new(Sealer::open(&config.state, in_use)?);
         let epoch = Epoch(store.raise_epoch().await?);
         let listener = Listener::bind(
             config.quic_listen,

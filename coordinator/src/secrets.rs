@@ -32,6 +32,14 @@ pub enum SecretError {
         /// The file.
         path: PathBuf,
     },
+    /// It is gone, and with it what it sealed.
+    #[error(
+        "{path} is missing, but the registry holds secrets of apps that only this key opens: restore it from a backup"
+    )]
+    Missing {
+        /// The file.
+        path: PathBuf,
+    },
     /// Others may read the key.
     #[error("{path} can be read by others; run: chmod 0600 {path}")]
     Open {
@@ -64,7 +72,7 @@ impl std::fmt::Debug for Sealer {
 
 impl Sealer {
     /// Reads `<state>/secrets.key`, or makes it (mode 0600) if there is none.
-    pub fn open(state_dir: &Path) -> Result<Self, SecretError> {
+    pub fn open(state_dir: &Path, in_use: bool) -> Result<Self, SecretError> {
         let path = state_dir.join("secrets.key");
         let file = |source| SecretError::File {
             path: path.clone(),
@@ -73,6 +81,9 @@ impl Sealer {
         match fs::metadata(&path) {
             Ok(meta) if meta.permissions().mode() & 0o077 != 0 => return Err(SecretError::Open { path }),
             Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound && in_use => {
+                return Err(SecretError::Missing { path });
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => make_key(state_dir, &path)?,
             Err(error) => return Err(file(error)),
         }
@@ -176,12 +187,12 @@ mod tests {
     #[test]
     fn what_is_sealed_opens_only_for_its_app_and_name_and_key() {
         let dir = tempfile::tempdir().unwrap();
-        let sealer = Sealer::open(dir.path()).unwrap();
+        let sealer = Sealer::open(dir.path(), false).unwrap();
         let secret = SecretText::new("hunter2");
         let sealed = sealer.seal("db-00000001", "PASSWORD", &secret).unwrap();
         assert!(!sealed.windows(7).any(|w| w == b"hunter2"));
         assert_ne!(sealed, sealer.seal("db-00000001", "PASSWORD", &secret).unwrap());
-        let again = Sealer::open(dir.path()).unwrap();
+        let again = Sealer::open(dir.path(), false).unwrap();
         assert_eq!(again.unseal("db-00000001", "PASSWORD", &sealed).unwrap(), secret);
         assert!(again.unseal("db-00000002", "PASSWORD", &sealed).is_err());
         assert!(again.unseal("db-00000001", "OTHER", &sealed).is_err());
@@ -193,7 +204,7 @@ mod tests {
         assert!(again.unseal("db-00000001", "PASSWORD", &sealed[..5]).is_err());
         let other = tempfile::tempdir().unwrap();
         assert!(
-            Sealer::open(other.path())
+            Sealer::open(other.path(), false)
                 .unwrap()
                 .unseal("db-00000001", "PASSWORD", &sealed)
                 .is_err()
@@ -203,14 +214,23 @@ mod tests {
     #[test]
     fn a_key_file_is_private_and_whole() {
         let dir = tempfile::tempdir().unwrap();
-        Sealer::open(dir.path()).unwrap();
+        Sealer::open(dir.path(), false).unwrap();
         let path = dir.path().join("secrets.key");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
-        assert!(matches!(Sealer::open(dir.path()), Err(SecretError::Open { .. })));
+        assert!(matches!(Sealer::open(dir.path(), false), Err(SecretError::Open { .. })));
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         fs::write(&path, b"short").unwrap();
-        assert!(matches!(Sealer::open(dir.path()), Err(SecretError::NotAKey { .. })));
+        assert!(matches!(
+            Sealer::open(dir.path(), false),
+            Err(SecretError::NotAKey { .. })
+        ));
+        fs::remove_file(&path).unwrap();
+        assert!(matches!(
+            Sealer::open(dir.path(), true),
+            Err(SecretError::Missing { .. })
+        ));
+        assert!(!path.exists(), "a new key would not open what the old one sealed");
     }
 
     #[test]

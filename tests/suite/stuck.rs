@@ -124,3 +124,45 @@ async fn an_app_serves_while_its_stop_waits_for_somebodys_lock() {
     assert_eq!(ended["state"], "done", "{ended:#}");
     assert!(page(app["url"].as_str().unwrap()).await.is_none());
 }
+
+/// The operator destroyed our container and made another one under its number: deleting the app touches the stranger's container in nothing, and the number
+/// is free for others once the stranger is gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_goes_with_its_app_when_a_stranger_has_its_number() {
+    let fleet = Fleet::start(&FleetSpec::hollow(1), |_| ()).await.unwrap();
+    let app = fleet.deploy("nginx", "my-nginx").await.unwrap();
+    let vmid = app["lxc_id"].to_string();
+    let node = &fleet.nodes[0];
+    node.tool("pct", &["stop", &vmid]).unwrap();
+    node.tool("pct", &["destroy", &vmid]).unwrap();
+    let template = "local:vztmpl/debian-12-standard_12.7-1_amd64.tar.zst";
+    let net = "name=eth0,bridge=vmbr0,ip=dhcp";
+    let stranger = [
+        "create",
+        &vmid,
+        template,
+        "--rootfs",
+        "local:1",
+        "--hostname",
+        "strangers",
+        "--net0",
+        net,
+    ];
+    node.tool("pct", &stranger).unwrap();
+    let deleted = fleet
+        .client
+        .delete(&format!("/api/apps/{}", app["id"].as_str().unwrap()))
+        .await
+        .unwrap();
+    fleet.done(&deleted.expect(202).unwrap()).await.unwrap();
+    let left = node.files().read().unwrap();
+    assert!(left.records.is_empty(), "{left:?}");
+    assert!(
+        node.tool("pct", &["config", &vmid])
+            .unwrap()
+            .contains("hostname: strangers")
+    );
+    node.tool("pct", &["destroy", &vmid]).unwrap();
+    fleet.assert_promises().await.unwrap();
+    fleet.stop().await.unwrap();
+}

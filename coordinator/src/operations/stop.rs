@@ -35,7 +35,7 @@ pub static STOP: Kind = Kind {
             undo: Some(Undo {
                 act: publish_again,
                 changes: published_again,
-                gone: &[],
+                gone: acts::GONE,
             }),
             ..Step::plain("unpublish", "Close the port", acts::unpublish)
         },
@@ -43,7 +43,7 @@ pub static STOP: Kind = Kind {
             undo: Some(Undo {
                 act: start_again,
                 changes: |_| Vec::new(),
-                gone: &[],
+                gone: acts::GONE,
             }),
             ..Step::plain("stop", "Stop the container", acts::stop)
         },

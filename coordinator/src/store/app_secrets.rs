@@ -26,6 +26,14 @@ pub async fn of_app(tx: &mut Connection, app_id: &str) -> Result<Vec<(String, Ve
         .collect()
 }
 
+/// Whether any app has one.
+pub async fn any(tx: &mut Connection) -> Result<bool, StoreError> {
+    Ok(sqlx::query("SELECT 1 FROM app_secrets LIMIT 1")
+        .fetch_optional(tx)
+        .await?
+        .is_some())
+}
+
 /// Forgets those of an app that is gone.
 pub async fn forget(tx: &mut Connection, app_id: &str) -> Result<(), StoreError> {
     sqlx::query("DELETE FROM app_secrets WHERE app_id = $1")

@@ -18,6 +18,14 @@ const BOUND: Duration = Duration::from_secs(900);
 pub(super) async fn run(act: &Act<'_>, target: &Target) -> Result<Outcome, Fault> {
     let vmid = target.vmid;
     act.check_idle_outside(vmid)?;
+    if standing::is_replaced(act.node, target)? {
+        publish::unpublish(act.node, vmid, &target.owner, None).await?;
+        ownership::remove(act.node, vmid)?;
+        return Err(Fault::new(
+            FaultKind::NotOurs,
+            format!("container {vmid} is not touched: it was made by somebody else after ours was gone"),
+        ));
+    }
     if let Standing::Ours(container) = standing::look(act.node, target)? {
         publish::unpublish(act.node, vmid, &target.owner, None).await?;
         destroy(act, &container).await?;

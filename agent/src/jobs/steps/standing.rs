@@ -79,6 +79,26 @@ fn here(node: &NodeContext, vmid: Vmid, guest: &Guest, record: OwnershipRecord) 
     Ok(Standing::Ours(Box::new(Container { vmid, conf, record })))
 }
 
+/// Whether another container was made under the number of ours: the record is ours and complete, and what is there now has another MAC address and is
+/// not ours by the other marks (Proxmox names the first volume of each container alike). Then ours is gone for sure, and the record stands for nothing.
+pub(super) fn is_replaced(node: &NodeContext, target: &Target) -> Result<bool, Fault> {
+    let Some(record) = ownership::read(node, target.vmid)?.filter(|record| record.owner == target.owner) else {
+        return Ok(false);
+    };
+    if record.mac.is_none() {
+        return Ok(false);
+    }
+    let guests = cluster::guests(node)?.guests;
+    let here = guests
+        .get(&target.vmid)
+        .is_some_and(|guest| guest.kind != GuestKind::Machine && guest.node == node.name().as_str());
+    if !here {
+        return Ok(false);
+    }
+    Ok(cluster::conf(node, target.vmid)?
+        .is_some_and(|conf| !conf.is_half_made() && !record.is_of(&conf) && conf.mac() != record.mac.as_deref()))
+}
+
 /// The container, which must be there.
 pub(super) fn require(node: &NodeContext, target: &Target) -> Result<Container, Fault> {
     match look(node, target)? {

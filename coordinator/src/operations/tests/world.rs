@@ -140,7 +140,7 @@ impl World {
             clock: TestClock::default(),
             bus: Bus::default(),
             inventories: Inventories::default(),
-            secrets: Arc::new(Sealer::open(dir.path()).unwrap()),
+            secrets: Arc::new(Sealer::open(dir.path(), false).unwrap()),
             store,
             _dir: dir,
         }
