@@ -7,17 +7,26 @@ use proximity_tests::{
     api::page,
     fleet::{ADMIN, Fleet, FleetSpec},
     process::until,
+    programs::workspace,
 };
 use pve_sim::{lab::Lab, layout::BodyKind};
 use serde_json::Value;
 use std::{
+    io::{self, Write as _},
     process::ExitCode,
     time::{Duration, Instant},
 };
+use tokio::{
+    net::TcpStream,
+    signal::unix::{Signal, SignalKind, signal},
+};
+
+/// Ctrl-C reaches the demo and the tools it runs in the same instant; how long the demo's own may take when a tool has ended by it.
+const SAME_INSTANT: Duration = Duration::from_millis(200);
 
 /// An app on three simulated Proxmox nodes, from join token to URL.
 #[derive(Debug, Parser)]
-#[command(name = "cargo demo")]
+#[command(name = "cargo demo", bin_name = "cargo demo")]
 struct Options {
     /// End after the app has answered, with exit code 0 only if it did.
     #[arg(long)]
@@ -34,6 +43,12 @@ struct Options {
     /// Only say whether real containers can run here: exit code 0 or 1.
     #[arg(long)]
     check_lxc: bool,
+}
+
+impl Options {
+    fn serves_pages(&self) -> bool {
+        self.app == "nginx"
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -76,47 +91,102 @@ fn choose_body(wanted: Body) -> Result<BodyKind> {
     }
 }
 
+/// Ctrl-C, SIGTERM, and the end of the terminal. Made before anything is started: from then on none of them ends the demo without the cleaning up.
+struct Stop([Signal; 3]);
+
+impl Stop {
+    fn new() -> io::Result<Self> {
+        Ok(Self([
+            signal(SignalKind::interrupt())?,
+            signal(SignalKind::terminate())?,
+            signal(SignalKind::hangup())?,
+        ]))
+    }
+
+    async fn asked(&mut self) {
+        let Self([interrupt, terminate, hangup]) = self;
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hangup.recv() => {}
+        }
+    }
+}
+
+/// Whether the catalog has the app, said before anything is started.
+fn check_app(wanted: &str) -> Result<()> {
+    let folder = workspace().join("catalog_data");
+    let mut ids = Vec::new();
+    for file in std::fs::read_dir(&folder).with_context(|| folder.display().to_string())? {
+        let path = file?.path();
+        let entry: Value =
+            serde_json::from_slice(&std::fs::read(&path)?).with_context(|| path.display().to_string())?;
+        ids.push(text(&entry, "id")?);
+    }
+    ids.sort();
+    if !ids.iter().any(|id| id == wanted) {
+        bail!(
+            "there is no app {wanted:?} in the catalog; choose one of: {}",
+            ids.join(", ")
+        );
+    }
+    Ok(())
+}
+
 async fn run(options: &Options) -> Result<()> {
+    check_app(&options.app)?;
+    let mut stop = Stop::new()?;
     let start = Instant::now();
-    let say = move |line: &str| println!("{:>6.1}s  {line}", start.elapsed().as_secs_f32());
+    let say = move |line: &str| {
+        // The terminal may be gone; then nobody reads, and the cleaning up goes on.
+        let _ = writeln!(io::stdout(), "{:>6.1}s  {line}", start.elapsed().as_secs_f32());
+    };
     let spec = FleetSpec {
         nodes: options.nodes,
         body: choose_body(options.body)?,
         ..FleetSpec::hollow(options.nodes)
     };
-    // Ctrl-C while things start: dropping the fleet stops all that was started.
-    let mut fleet = tokio::select! {
-        fleet = Fleet::start(&spec, say) => fleet?,
-        _ = tokio::signal::ctrl_c() => bail!("stopped"),
+    // Stopped while things start: dropping the fleet stops all that was started.
+    let started = tokio::select! {
+        biased;
+        () = stop.asked() => Err(None),
+        fleet = Fleet::start(&spec, say) => fleet.map_err(Some),
+    };
+    let mut fleet = match started {
+        Ok(fleet) => fleet,
+        Err(Some(error)) if tokio::time::timeout(SAME_INSTANT, stop.asked()).await.is_err() => return Err(error),
+        Err(_) => bail!("stopped before the app was deployed; nothing is left running"),
     };
     let outcome = tokio::select! {
-        outcome = show(&mut fleet, options, say) => outcome,
-        _ = tokio::signal::ctrl_c() => Ok(()),
+        biased;
+        () = stop.asked() => None,
+        outcome = show(&mut fleet, options, say) => Some(outcome),
     };
-    if let Err(error) = outcome {
+    let answered = matches!(outcome, Some(Ok(())));
+    if let Some(Err(error)) = outcome
+        && tokio::time::timeout(SAME_INSTANT, stop.asked()).await.is_err()
+    {
         eprintln!("{}", fleet.logs());
         return Err(error);
     }
     say("stopping everything that was started");
-    fleet.stop().await
+    fleet.stop().await?;
+    say("stopped");
+    if options.once && !answered {
+        bail!("stopped before the app had answered");
+    }
+    Ok(())
 }
 
 async fn show(fleet: &mut Fleet, options: &Options, say: impl Fn(&str) + Copy) -> Result<()> {
     let app = deploy(fleet, &options.app, say).await?;
     let url = app["url"].as_str().context("a running app without url")?.to_owned();
-    if options.app == "nginx" {
-        say(&format!("the app answers: {}", first_words(&fetch(&url).await?)));
-    }
+    say(&format!("the app answers: {}", answer(options, &url).await?));
     if options.once {
-        if options.app == "nginx" {
-            survive(fleet, &app, &url, say).await?;
-        }
-        return Ok(());
+        return survive(fleet, options, &app, &url, say).await;
     }
-    print_login(fleet, &app, &url)?;
-    tokio::signal::ctrl_c().await?;
-    println!();
-    Ok(())
+    print_login(fleet, options, &app, &url)?;
+    std::future::pending().await
 }
 
 /// Deploys and prints what the operation tells as it happens.
@@ -159,9 +229,9 @@ async fn deploy(fleet: &Fleet, catalog_id: &str, say: impl Fn(&str)) -> Result<V
 }
 
 /// Coordinator down, agent restarted: the page stays.
-async fn survive(fleet: &mut Fleet, app: &Value, url: &str, say: impl Fn(&str)) -> Result<()> {
+async fn survive(fleet: &mut Fleet, options: &Options, app: &Value, url: &str, say: impl Fn(&str)) -> Result<()> {
     fleet.stop_coordinator().await?;
-    fetch(url).await.context("with the coordinator stopped")?;
+    answer(options, url).await.context("with the coordinator stopped")?;
     say("the coordinator is stopped: the app still answers");
     let node = text(app, "node")?;
     let node = fleet
@@ -170,21 +240,32 @@ async fn survive(fleet: &mut Fleet, app: &Value, url: &str, say: impl Fn(&str)) 
         .find(|n| n.name == node)
         .context("the app's node")?;
     node.stop_agent().await?;
-    fetch(url).await.context("with the agent stopped")?;
+    answer(options, url).await.context("with the agent stopped")?;
     node.start_agent()?;
     let name = node.name.clone();
     fleet.start_coordinator().await?;
     fleet.node_online(&name).await?;
-    fetch(url).await.context("with the agent restarted")?;
+    answer(options, url).await.context("with the agent restarted")?;
     say("the agent was restarted and has found the coordinator again: the app still answers");
     fleet.assert_promises().await
 }
 
-async fn fetch(url: &str) -> Result<String> {
-    until(&format!("a page from {url}"), Duration::from_secs(20), async || {
-        Ok(page(url).await)
+/// What comes back through the app's published port: the page of an app that serves pages, or that the port takes connections.
+async fn answer(options: &Options, url: &str) -> Result<String> {
+    let patience = Duration::from_secs(20);
+    if options.serves_pages() {
+        let page = until(&format!("a page from {url}"), patience, async || Ok(page(url).await)).await?;
+        return Ok(first_words(&page));
+    }
+    let port = url
+        .split_once("://")
+        .map_or(url, |(_, rest)| rest)
+        .trim_end_matches('/');
+    until(&format!("a connection to {port}"), patience, async || {
+        Ok(TcpStream::connect(port).await.ok())
     })
-    .await
+    .await?;
+    Ok(format!("{port} takes connections"))
 }
 
 fn first_words(page: &str) -> String {
@@ -203,14 +284,16 @@ fn text(value: &Value, field: &str) -> Result<String> {
         .to_owned())
 }
 
-fn print_login(fleet: &Fleet, app: &Value, url: &str) -> Result<()> {
+fn print_login(fleet: &Fleet, options: &Options, app: &Value, url: &str) -> Result<()> {
     let base = &fleet.client.base;
     println!();
     println!("app        {url}");
     println!("API        {base}/api");
     println!("login      {ADMIN} / {}", fleet.password);
     println!();
-    println!("curl {url}/");
+    if options.serves_pages() {
+        println!("curl {url}/");
+    }
     let login = format!("{{\"username\":\"{ADMIN}\",\"password\":\"{}\"}}", fleet.password);
     println!(
         "TOKEN=$(curl -s {base}/api/auth/login -H 'content-type: application/json' -d '{login}' | sed 's/.*\"access_token\":\"\\([^\"]*\\)\".*/\\1/')"
@@ -226,6 +309,10 @@ fn print_login(fleet: &Fleet, app: &Value, url: &str) -> Result<()> {
     );
     println!(
         "curl -s {base}/api/apps/{}/logs -H \"authorization: Bearer $TOKEN\"",
+        text(app, "id")?
+    );
+    println!(
+        "curl -s {base}/api/apps/{}/action -H \"authorization: Bearer $TOKEN\" -H 'content-type: application/json' -d '{{\"action\":\"stop\"}}'",
         text(app, "id")?
     );
     println!();
