@@ -3,7 +3,7 @@
 use crate::{
     config::Config,
     facts::Sampler,
-    host::{self, HostError, NodeContext},
+    host::{self, HostError, NodeContext, notify::ServiceManager},
     identity::{self, Identity, IdentityError, dial},
     jobs::{
         BoxFuture, JobResult, Steps,
@@ -100,6 +100,11 @@ pub async fn run(config: &Config, shutdown: CancellationToken) -> Result<(), Run
         }
     });
 
+    // Published ports stand and jobs go on: that is all that waits for us; the link may be long in coming.
+    let manager = ServiceManager::from_environment();
+    if let Some(manager) = &manager {
+        manager.say("READY=1");
+    }
     let link = Link {
         identity,
         node: port,
@@ -110,7 +115,18 @@ pub async fn run(config: &Config, shutdown: CancellationToken) -> Result<(), Run
         status: status.clone(),
         shutdown,
     };
-    let ended = link.run().await.map_err(|error| RunError::Link(error.to_string()));
+    let ended = match &manager {
+        // In one task: if the link's loop hangs, the watchdog is not fed.
+        Some(manager) => tokio::select! {
+            ended = link.run() => ended,
+            never = manager.attend(|| status.link_in_words()) => match never {},
+        },
+        None => link.run().await,
+    };
+    let ended = ended.map_err(|error| RunError::Link(error.to_string()));
+    if let Some(manager) = &manager {
+        manager.say("STOPPING=1");
+    }
     for task in [keeper, lister, stopper] {
         task.abort();
     }

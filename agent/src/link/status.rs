@@ -105,6 +105,18 @@ impl StatusFile {
         });
     }
 
+    /// For the service manager.
+    pub(crate) fn link_in_words(&self) -> String {
+        let status = self.status.lock().expect("no code panics while it holds the status");
+        match (&status.link, &status.problem) {
+            (LinkState::Connected { address }, _) => format!("linked to {address}"),
+            (LinkState::Connecting, None) => "connecting".to_owned(),
+            (LinkState::Stopped, _) => "stopped".to_owned(),
+            (_, Some(problem)) => format!("not linked: {problem}"),
+            (LinkState::Waiting, None) => "not linked".to_owned(),
+        }
+    }
+
     /// The open jobs are these.
     pub(crate) fn open_jobs(&self, jobs: &[OpenJob]) {
         let line = |job: &OpenJob| JobLine {
