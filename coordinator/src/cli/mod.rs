@@ -2,6 +2,7 @@
 
 mod catalog;
 pub mod exit;
+mod notify;
 mod password;
 mod serve;
 mod token;

@@ -1,6 +1,9 @@
 //! `serve`: runs until SIGTERM or SIGINT.
 
-use super::exit::{self, Failure};
+use super::{
+    exit::{self, Failure},
+    notify::ServiceManager,
+};
 use crate::{
     assemble::{Coordinator, StartError},
     config::Config,
@@ -63,11 +66,15 @@ pub(super) async fn execute(config: &Config) -> Result<(), Failure> {
     if let Err(error) = stdout.write_all(ready.as_bytes()).and_then(|()| stdout.flush()) {
         tracing::warn!(%error, "nobody reads the line that says that the coordinator is ready");
     }
+    let manager = ServiceManager::from_environment();
+    manager.say("READY=1");
     let ended = tokio::select! {
+        never = manager.attend() => match never {},
         _ = terminate.recv() => None,
         _ = interrupt.recv() => None,
         error = coordinator.failed() => Some(error),
     };
+    manager.say("STOPPING=1");
     // A second signal while stopping ends at once: what is under way is in the registry and in the agents' journals.
     tokio::select! {
         () = coordinator.stop() => {}
