@@ -92,8 +92,12 @@ pub(crate) fn read(node: &NodeContext, vmid: Vmid) -> Result<Option<OwnershipRec
 /// Every record of the cluster, by number. One that cannot be read is a fault, never left out.
 pub(crate) fn all(node: &NodeContext) -> Result<Vec<(Vmid, OwnershipRecord)>, Fault> {
     let folder = folder(node);
-    let unreadable =
-        |error: io::Error| Fault::new(FaultKind::Internal, format!("cannot look through {}: {error}", folder.display()));
+    let unreadable = |error: io::Error| {
+        Fault::new(
+            FaultKind::Internal,
+            format!("cannot look through {}: {error}", folder.display()),
+        )
+    };
     let entries = match std::fs::read_dir(&folder) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
