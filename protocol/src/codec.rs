@@ -13,6 +13,7 @@ use crate::{
     event::{Event, Notice},
     hello::{Hello, HelloReply},
     metrics::MetricsFrame,
+    renew::{ReturnReply, ReturnRequest},
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -73,6 +74,8 @@ messages! {
     7 => MetricsFrame,
     16 => EnrollRequest,
     17 => EnrollReply,
+    18 => ReturnRequest,
+    19 => ReturnReply,
 }
 
 /// The first eight bytes of a frame.

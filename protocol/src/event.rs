@@ -1,8 +1,10 @@
 //! What is said on the control stream after Welcome.
 
 use crate::{
+    enroll::Grant,
     ids::{OperationId, StepKey, Vmid},
     observed::{Inventory, NodeFacts},
+    renew::RenewRefusal,
 };
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +27,11 @@ pub enum Event {
     },
     /// The agent stops in good order.
     Stopping,
+    /// Asks for the next certificate of this node; only after [`Notice::MayRenew`].
+    Renew {
+        /// PKCS#10, DER, of a key that the node has just made; only its public key is taken.
+        csr_der: Vec<u8>,
+    },
 }
 
 /// From the coordinator. Append only.
@@ -44,4 +51,10 @@ pub enum Notice {
         /// The operation.
         operation: OperationId,
     },
+    /// This coordinator takes [`Event::Renew`]; among the notices of Welcome, to agents that name [`crate::renew::CAPABILITY`].
+    MayRenew,
+    /// The answer to [`Event::Renew`]; the same again if it was lost and the key is the same.
+    Renewed(Box<Grant>),
+    /// There is no new certificate; the one that is in use stays good.
+    NotRenewed(RenewRefusal),
 }

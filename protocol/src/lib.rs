@@ -15,7 +15,7 @@
 //! 5. Live figures go over one unidirectional stream of the agent's as [`metrics::MetricsFrame`]s.
 //!
 //! Enrolment is a connection of its own (ALPN [`ALPN_ENROLL`], no client certificate): one bidirectional stream, one [`enroll::EnrollRequest`], one
-//! [`enroll::EnrollReply`].
+//! [`enroll::EnrollReply`]. A node whose certificate has expired asks there with [`renew::ReturnRequest`] instead.
 //!
 //! # Compatibility
 //!
@@ -30,6 +30,7 @@ pub mod hello;
 pub mod ids;
 pub mod metrics;
 pub mod observed;
+pub mod renew;
 pub mod secret;
 pub mod session;
 pub mod spec;

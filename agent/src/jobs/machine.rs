@@ -255,7 +255,8 @@ impl Jobs {
                 }
                 Ok(())
             }
-            Notice::Refresh => Ok(()),
+            // No matter of jobs.
+            Notice::Refresh | Notice::MayRenew | Notice::Renewed(_) | Notice::NotRenewed(_) => Ok(()),
         }
     }
 

@@ -1,5 +1,8 @@
 //! The public key of a certificate request. Everything else that a request asks for is ignored.
 
+use aws_lc_rs::signature::{
+    ECDSA_P256_SHA256_ASN1, ECDSA_P384_SHA384_ASN1, ED25519, UnparsedPublicKey, VerificationAlgorithm,
+};
 use rcgen::{CertificateSigningRequestParams, PublicKey, PublicKeyData};
 use rustls_pki_types::CertificateSigningRequestDer;
 use sha2::{Digest, Sha256};
@@ -57,6 +60,21 @@ impl NodeKey {
             public,
             spki_sha256: Sha256::digest(&spki).into(),
         })
+    }
+
+    /// Whether `signature` over `message` is of this key.
+    pub fn has_signed(&self, message: &[u8], signature: &[u8]) -> bool {
+        let kind = rcgen::PublicKeyData::algorithm(&self.public);
+        let algorithm: &dyn VerificationAlgorithm = if kind == &rcgen::PKCS_ECDSA_P256_SHA256 {
+            &ECDSA_P256_SHA256_ASN1
+        } else if kind == &rcgen::PKCS_ECDSA_P384_SHA384 {
+            &ECDSA_P384_SHA384_ASN1
+        } else {
+            &ED25519
+        };
+        UnparsedPublicKey::new(algorithm, self.public.der_bytes())
+            .verify(message, signature)
+            .is_ok()
     }
 
     /// SHA-256 of its SubjectPublicKeyInfo: by this the registry recognises it.

@@ -15,6 +15,8 @@ use std::{
 
 struct Current {
     key: Arc<CertifiedKey>,
+    /// Before it the clock has been set back, and nodes would take the certificate for one of the future.
+    not_before: UnixMs,
     renew_at: UnixMs,
 }
 
@@ -40,10 +42,10 @@ impl ServerCertificate {
     fn current(&self) -> Arc<CertifiedKey> {
         let now = self.clock.now_ms();
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        if now >= current.renew_at {
+        if now >= current.renew_at || now < current.not_before {
             match make(&self.pki, now) {
                 Ok(next) => *current = next,
-                // The old one is good for another month: keep serving, and say it at each handshake.
+                // The old one is usually good for another month: keep serving, and say it at each handshake.
                 Err(error) => tracing::error!(%error, "the coordinator's certificate could not be renewed"),
             }
         }
@@ -60,6 +62,7 @@ fn make(pki: &Pki, now: UnixMs) -> Result<Current, PkiError> {
     let chain = vec![CertificateDer::from(issued.der), pki.ca_der().clone()];
     Ok(Current {
         key: Arc::new(CertifiedKey::new(chain, signer)),
+        not_before: issued.not_before,
         renew_at: now.saturating_add((issued.not_after - now) / 3 * 2),
     })
 }

@@ -79,6 +79,53 @@ pub async fn node_of_key(tx: &mut Connection, spki_sha256: &[u8; 32]) -> Result<
     row.as_ref().map(|row| parse(row, "node_id")).transpose()
 }
 
+/// The newest that was ever given for that key, whatever became of it. Newest is what was written last: the clock may have been set back in between.
+pub async fn newest_of_key(tx: &mut Connection, spki_sha256: &[u8; 32]) -> Result<Option<CertificateRow>, StoreError> {
+    let row = sqlx::query("SELECT * FROM certificates WHERE spki_sha256 = $1 ORDER BY rowid DESC LIMIT 1")
+        .bind(spki_sha256.as_slice())
+        .fetch_optional(tx)
+        .await?;
+    row.as_ref().map(certificate).transpose()
+}
+
+/// The certificate is in use: those that its node was given before are worth nothing from now on. Answers how many that were.
+pub async fn supersede_older(
+    tx: &mut Connection,
+    at: UnixMs,
+    node: NodeId,
+    used_serial: &str,
+) -> Result<u64, StoreError> {
+    let done = sqlx::query(
+        "UPDATE certificates SET revoked_at = $1, revoked_why = 'superseded' WHERE node_id = $2 AND revoked_at IS NULL
+         AND rowid < (SELECT rowid FROM certificates WHERE serial = $3)",
+    )
+    .bind(at)
+    .bind(node.to_string())
+    .bind(used_serial)
+    .execute(tx)
+    .await?;
+    Ok(done.rows_affected())
+}
+
+/// Takes back what the node was given after the certificate that it still uses, so that no more than one unused certificate is out there.
+pub async fn take_back_newer(
+    tx: &mut Connection,
+    at: UnixMs,
+    node: NodeId,
+    used_serial: &str,
+) -> Result<u64, StoreError> {
+    let done = sqlx::query(
+        "UPDATE certificates SET revoked_at = $1, revoked_why = 'asked for another before its use' WHERE node_id = $2
+         AND revoked_at IS NULL AND rowid > (SELECT rowid FROM certificates WHERE serial = $3)",
+    )
+    .bind(at)
+    .bind(node.to_string())
+    .bind(used_serial)
+    .execute(tx)
+    .await?;
+    Ok(done.rows_affected())
+}
+
 /// Makes all certificates of a node worthless; answers how many that were.
 pub async fn revoke_all(tx: &mut Connection, at: UnixMs, node: NodeId, why: &str) -> Result<u64, StoreError> {
     let done = sqlx::query(

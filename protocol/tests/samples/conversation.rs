@@ -9,6 +9,7 @@ use proximity_protocol::{
     ids::{BootId, JoinTokenId, NodeId, ProcessId},
     metrics::{ContainerFigures, MetricsFrame, NodeFigures, Sample as Figures},
     observed::{ContainerObserved, Inventory, PublishedObserved, RunState},
+    renew::{RenewRefusal, RenewRefusalReason, ReturnReply, ReturnRequest},
     secret::Secret256,
 };
 use uuid::Uuid;
@@ -20,6 +21,7 @@ pub(super) fn all() -> Vec<Sample> {
     all.extend(notices());
     all.extend(figures());
     all.extend(enrolment());
+    all.extend(returns());
     all
 }
 
@@ -97,6 +99,12 @@ fn events() -> Vec<Sample> {
         sample("event.published_repaired", &Event::PublishedRepaired { count: 4 }),
         sample("event.container_changed", &Event::ContainerChanged { vmid: vmid() }),
         sample("event.stopping", &Event::Stopping),
+        sample(
+            "event.renew",
+            &Event::Renew {
+                csr_der: vec![0x30, 0x82],
+            },
+        ),
     ]
 }
 
@@ -117,6 +125,15 @@ fn notices() -> Vec<Sample> {
                 operation: operation(),
                 step: None,
             },
+        ),
+        sample("notice.may_renew", &Notice::MayRenew),
+        sample("notice.renewed", &Notice::Renewed(Box::new(grant()))),
+        sample(
+            "notice.not_renewed",
+            &Notice::NotRenewed(RenewRefusal {
+                reason: RenewRefusalReason::NotDue,
+                message: "what to do".into(),
+            }),
         ),
     ]
 }
@@ -156,6 +173,39 @@ fn figures() -> Vec<Sample> {
     ]
 }
 
+fn grant() -> Grant {
+    Grant {
+        node: node(),
+        certificate_der: vec![0x30, 1],
+        ca_der: vec![0x30, 2],
+        not_after_unix_s: 1_800_000_000,
+    }
+}
+
+fn returns() -> Vec<Sample> {
+    use RenewRefusalReason::*;
+    let request = ReturnRequest {
+        csr_der: vec![0x30, 0x82],
+        proof: vec![0x30, 0x45],
+    };
+    let mut all = vec![
+        sample("return_request", &request),
+        sample("return_reply.granted", &ReturnReply::Granted(grant())),
+    ];
+    let reasons = [NotDue, Malformed, Revoked, UnknownKey, RateLimited, Internal];
+    all.extend(reasons.map(|reason| {
+        let refusal = RenewRefusal {
+            reason,
+            message: "what to do".into(),
+        };
+        sample(
+            format!("return_reply.refused.{reason:?}"),
+            &ReturnReply::Refused(refusal),
+        )
+    }));
+    all
+}
+
 fn enrolment() -> Vec<Sample> {
     use RefusalReason::*;
     let request = EnrollRequest {
@@ -165,15 +215,9 @@ fn enrolment() -> Vec<Sample> {
         facts: facts(),
         take_over: false,
     };
-    let grant = Grant {
-        node: node(),
-        certificate_der: vec![0x30, 1],
-        ca_der: vec![0x30, 2],
-        not_after_unix_s: 1_800_000_000,
-    };
     let mut all = vec![
         sample("enroll_request", &request),
-        sample("enroll_reply.granted", &EnrollReply::Granted(grant)),
+        sample("enroll_reply.granted", &EnrollReply::Granted(grant())),
     ];
     let reasons = [
         UnknownToken,

@@ -42,10 +42,10 @@ impl Refusal {
 
 /// Whose certificate it is, if it is good.
 pub(super) async fn of_certificate(store: &Store, certificate: &CertificateDer<'_>) -> Result<NodeId, Refusal> {
-    check(&mut *store.read().await?, certificate).await
+    Ok(check(&mut *store.read().await?, certificate).await?.0)
 }
 
-async fn check(tx: &mut Connection, certificate: &CertificateDer<'_>) -> Result<NodeId, Refusal> {
+async fn check(tx: &mut Connection, certificate: &CertificateDer<'_>) -> Result<(NodeId, String), Refusal> {
     let (_, parsed) = X509Certificate::from_der(certificate).map_err(|_| Refusal::Certificate("not readable"))?;
     let serial = data_encoding::HEXLOWER.encode(parsed.raw_serial());
     let row = certificates::get(tx, &serial)
@@ -57,26 +57,42 @@ async fn check(tx: &mut Connection, certificate: &CertificateDer<'_>) -> Result<
         return Err(Refusal::Certificate("revoked"));
     }
     match nodes::get(tx, row.node_id).await? {
-        Some(node) if !node.is_revoked() => Ok(node.id),
+        Some(node) if !node.is_revoked() => Ok((node.id, serial)),
         Some(_) => Err(Refusal::Certificate("revoked")),
         None => Err(Refusal::Certificate("of a node that has been removed")),
     }
 }
 
-/// Hello is good: writes down what the node is, if it is still the machine that enrolled.
+/// Hello is good: writes down what the node is, if it is still the machine that enrolled. Its certificate is in use from now on, and the ones before are
+/// superseded. Answers the certificate's serial.
 pub(super) async fn register(
     deps: &Deps,
     node: NodeId,
     certificate: &CertificateDer<'_>,
     hello: &Hello,
-) -> Result<(), Refusal> {
+) -> Result<String, Refusal> {
     let mut tx = deps.store.begin().await?;
-    check(&mut tx, certificate).await?;
+    let (_, serial) = check(&mut tx, certificate).await?;
     facts(deps, &mut tx, node, &hello.facts).await?;
     let version: String = hello.agent_version.chars().take(60).collect();
     nodes::set_agent_version(&mut tx, node, &version).await?;
+    let now = deps.clock.now_ms();
+    let superseded = certificates::supersede_older(&mut tx, now, node, &serial).await?;
+    if superseded > 0 {
+        let entry = AuditEntry {
+            actor: node.to_string(),
+            action: "certificate.supersede".into(),
+            target: Some(node.to_string()),
+            outcome: "ok".into(),
+            detail: Some(format!(
+                "certificate {serial} is in use; the {superseded} before it are worth nothing now"
+            )),
+            ..AuditEntry::default()
+        };
+        store::audit(&mut tx, now, &entry).await?;
+    }
     tx.commit().await.map_err(StoreError::from)?;
-    Ok(())
+    Ok(serial)
 }
 
 /// Fresh facts of a connected node.

@@ -45,6 +45,8 @@ pub(super) struct Link {
     pub(super) boot: BootId,
     pub(super) process: ProcessId,
     pub(super) version: u16,
+    /// Of the certificate that it came with.
+    pub(super) serial: String,
     pub(super) notices: mpsc::Sender<Notice>,
     pub(super) received: watch::Receiver<Received>,
     /// Welcome was sent: before, it holds the place but takes no commands.
@@ -57,6 +59,7 @@ impl Link {
         boot: BootId,
         process: ProcessId,
         version: u16,
+        serial: String,
         notices: mpsc::Sender<Notice>,
         received: watch::Receiver<Received>,
     ) -> Self {
@@ -65,6 +68,7 @@ impl Link {
             boot,
             process,
             version,
+            serial,
             notices,
             received,
             open: AtomicBool::new(false),

@@ -55,7 +55,7 @@ pub(super) async fn hold(
 ) -> Ended {
     tokio::select! {
         reason = link.connection.closed() => (close::BYE, reason.to_string()),
-        ended = events(door, node, &session, recv, received) => ended,
+        ended = events(door, node, link, &session, recv, received) => ended,
         ended = figures(door, node, link, &session) => ended,
         ended = notices(link.version, send, waiting) => ended,
     }
@@ -64,6 +64,7 @@ pub(super) async fn hold(
 async fn events(
     door: &Door,
     node: NodeId,
+    link: &Link,
     session: &CoordinatorSession,
     mut recv: RecvStream,
     received: watch::Sender<Received>,
@@ -103,6 +104,22 @@ async fn events(
             }
             Event::ContainerChanged { vmid } => {
                 tracing::info!(node_id = %node, %vmid, "a container changed its state without us");
+            }
+            Event::Renew { csr_der } => {
+                let remote = link.connection.remote_address().ip();
+                let answer = match door.enrolment.renew(node, &link.serial, &csr_der, remote).await {
+                    Ok(grant) => {
+                        tracing::info!(node_id = %node, not_after_unix_s = grant.not_after_unix_s, "the node's certificate is renewed");
+                        Notice::Renewed(Box::new(grant))
+                    }
+                    Err(refusal) => {
+                        tracing::warn!(node_id = %node, reason = ?refusal.reason, %refusal, "the node's certificate is not renewed");
+                        Notice::NotRenewed(refusal)
+                    }
+                };
+                if link.notices.send(answer).await.is_err() {
+                    return (close::BYE, "the control stream has ended".into());
+                }
             }
             Event::Stopping => tracing::info!(node_id = %node, "the agent stops"),
         }

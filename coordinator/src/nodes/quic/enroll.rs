@@ -1,15 +1,17 @@
-//! Enrolment: one stream, one request, one answer, then the end.
+//! Enrolment: one stream, one request, one answer, then the end. A node whose certificate has expired asks here too.
 
 use super::{
     accept::{Door, Turn},
-    frames,
+    frames::{self, FrameError},
 };
 use crate::nodes::NodeQueries as _;
 use proximity_protocol::{
     VERSION_MIN, close,
+    codec::Message,
     enroll::{EnrollReply, EnrollRequest},
+    renew::{RETURN_CHALLENGE_LEN, RETURN_LABEL, ReturnReply, ReturnRequest},
 };
-use quinn::Connection;
+use quinn::{Connection, RecvStream, SendStream};
 use std::time::Duration;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -18,11 +20,27 @@ const REQUEST_MAX: usize = 64 * 1024;
 /// How long a peer may take to fetch its answer and hang up.
 const FAREWELL: Duration = Duration::from_secs(5);
 
+enum Request {
+    Join(Box<EnrollRequest>),
+    Return(ReturnRequest),
+}
+
+async fn read(recv: &mut RecvStream) -> Result<Option<Request>, FrameError> {
+    let Some(header) = frames::read_header(recv).await? else {
+        return Ok(None);
+    };
+    Ok(Some(if header.kind == ReturnRequest::TYPE {
+        Request::Return(frames::read_payload(recv, header, REQUEST_MAX).await?)
+    } else {
+        Request::Join(Box::new(frames::read_payload(recv, header, REQUEST_MAX).await?))
+    }))
+}
+
 pub(super) async fn serve(door: &Door, connection: Connection, deadline: Instant, turn: Turn) {
     let remote = connection.remote_address();
     let asked = async {
         let (send, mut recv) = connection.accept_bi().await.map_err(|error| error.to_string())?;
-        let request = frames::read_up_to::<EnrollRequest>(&mut recv, REQUEST_MAX)
+        let request = read(&mut recv)
             .await
             .map_err(|error| error.to_string())?
             .ok_or("the stream ended before the request")?;
@@ -41,6 +59,38 @@ pub(super) async fn serve(door: &Door, connection: Connection, deadline: Instant
         }
     };
     // From here on the peer holds no handshake of others: what it asks for is bounded by the registry's one writer.
+    let told = match request {
+        Request::Join(request) => {
+            let reply = join(door, &connection, *request).await;
+            timeout(FAREWELL, tell(&connection, &mut send, &reply)).await
+        }
+        Request::Return(request) => {
+            let Some(reply) = come_back(door, &connection, &request).await else {
+                connection.close(close::PROTOCOL.into(), b"this connection cannot carry a proof");
+                return;
+            };
+            timeout(FAREWELL, tell(&connection, &mut send, &reply)).await
+        }
+    };
+    match told {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%remote, %error, "the answer was not fetched; the same key may ask again"),
+        Err(_) => tracing::debug!(%remote, "the peer did not hang up"),
+    }
+    connection.close(close::BYE.into(), b"");
+    drop(turn);
+}
+
+async fn tell<M: Message>(connection: &Connection, send: &mut SendStream, reply: &M) -> Result<(), FrameError> {
+    frames::write(send, VERSION_MIN, reply).await?;
+    let _ = send.finish();
+    // The peer hangs up when it has read the answer; closing first could throw the answer away.
+    connection.closed().await;
+    Ok(())
+}
+
+async fn join(door: &Door, connection: &Connection, request: EnrollRequest) -> EnrollReply {
+    let remote = connection.remote_address();
     let redeemed = door.enrolment.redeem(request, remote.ip()).await;
     for node in redeemed.superseded {
         door.connections.disconnect(
@@ -53,18 +103,24 @@ pub(super) async fn serve(door: &Door, connection: Connection, deadline: Instant
         EnrollReply::Granted(grant) => tracing::info!(%remote, node_id = %grant.node, "a node enrolled"),
         EnrollReply::Refused(refusal) => tracing::info!(%remote, reason = ?refusal.reason, "an enrolment was refused"),
     }
-    let told = async {
-        frames::write(&mut send, VERSION_MIN, &redeemed.reply).await?;
-        let _ = send.finish();
-        // The peer hangs up when it has read the answer; closing first could throw the answer away.
-        connection.closed().await;
-        Ok::<_, frames::FrameError>(())
-    };
-    match timeout(FAREWELL, told).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!(%remote, %error, "the answer was not fetched; the same key may ask again"),
-        Err(_) => tracing::debug!(%remote, "the peer did not hang up"),
+    redeemed.reply
+}
+
+/// `None`: TLS gives no keying material, which it always does after a handshake.
+async fn come_back(door: &Door, connection: &Connection, request: &ReturnRequest) -> Option<ReturnReply> {
+    let remote = connection.remote_address();
+    let mut challenge = [0; RETURN_CHALLENGE_LEN];
+    connection
+        .export_keying_material(&mut challenge, RETURN_LABEL, b"")
+        .ok()?;
+    let reply = door.enrolment.come_back(request, &challenge, remote.ip()).await;
+    match &reply {
+        ReturnReply::Granted(grant) => {
+            tracing::info!(%remote, node_id = %grant.node, "a node whose certificate had expired has proven its key and got another");
+        }
+        ReturnReply::Refused(refusal) => {
+            tracing::info!(%remote, reason = ?refusal.reason, "a node whose certificate had expired was not taken back");
+        }
     }
-    connection.close(close::BYE.into(), b"");
-    drop(turn);
+    Some(reply)
 }

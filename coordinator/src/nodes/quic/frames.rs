@@ -14,6 +14,10 @@ pub(super) enum FrameError {
     Stream(String),
 }
 
+fn broke(error: &dyn std::fmt::Display) -> FrameError {
+    FrameError::Stream(error.to_string())
+}
+
 /// The next message; `None` if the peer ended the stream in good order before one began. Not safe to cancel and call again.
 pub(super) async fn read<M: Message>(stream: &mut RecvStream) -> Result<Option<M>, FrameError> {
     read_up_to(stream, PAYLOAD_MAX).await
@@ -21,7 +25,14 @@ pub(super) async fn read<M: Message>(stream: &mut RecvStream) -> Result<Option<M
 
 /// The same with a lower bound for the payload.
 pub(super) async fn read_up_to<M: Message>(stream: &mut RecvStream, most: usize) -> Result<Option<M>, FrameError> {
-    let broke = |error: &dyn std::fmt::Display| FrameError::Stream(error.to_string());
+    match read_header(stream).await? {
+        Some(header) => read_payload(stream, header, most).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+/// The header of the next message, where one of several kinds may come.
+pub(super) async fn read_header(stream: &mut RecvStream) -> Result<Option<Header>, FrameError> {
     let mut head = [0; HEADER_LEN];
     match stream.read_exact(&mut head).await {
         Ok(()) => {}
@@ -29,7 +40,15 @@ pub(super) async fn read_up_to<M: Message>(stream: &mut RecvStream, most: usize)
         Err(ReadExactError::FinishedEarly(_)) => return Err(CodecError::CutOff.into()),
         Err(error) => return Err(broke(&error)),
     }
-    let header = Header::parse(head)?;
+    Ok(Some(Header::parse(head)?))
+}
+
+/// What follows a header, if it is of the kind and size that may come here.
+pub(super) async fn read_payload<M: Message>(
+    stream: &mut RecvStream,
+    header: Header,
+    most: usize,
+) -> Result<M, FrameError> {
     if header.kind != M::TYPE {
         return Err(CodecError::Type {
             expected: M::TYPE,
@@ -42,7 +61,7 @@ pub(super) async fn read_up_to<M: Message>(stream: &mut RecvStream, most: usize)
     }
     let mut payload = vec![0; header.length];
     match stream.read_exact(&mut payload).await {
-        Ok(()) => Ok(Some(codec::decode_payload(header, &payload)?)),
+        Ok(()) => Ok(codec::decode_payload(header, &payload)?),
         Err(ReadExactError::FinishedEarly(_)) => Err(CodecError::CutOff.into()),
         Err(error) => Err(broke(&error)),
     }

@@ -21,6 +21,7 @@ use proximity_protocol::{
     fault::Fault,
     hello::{Hello, HelloReply, OpenJob, Welcome},
     ids::{NodeId, OperationId},
+    renew,
     session::CoordinatorSession,
 };
 use quinn::{Connection, RecvStream, SendStream};
@@ -35,6 +36,13 @@ use tokio::{
 const FAREWELL: Duration = Duration::from_secs(2);
 /// Above figures and commands.
 const CONTROL_PRIORITY: i32 = 2;
+
+/// Who came, by its certificate.
+struct Own {
+    node: NodeId,
+    certificate: CertificateDer<'static>,
+    serial: String,
+}
 
 struct Greeted {
     send: SendStream,
@@ -73,8 +81,8 @@ pub(super) async fn serve(
             return;
         }
     };
-    match admission::register(&door.deps, node, &certificate, &greeted.hello).await {
-        Ok(()) => {}
+    let serial = match admission::register(&door.deps, node, &certificate, &greeted.hello).await {
+        Ok(serial) => serial,
         Err(Refusal::Machine(fault)) => {
             tracing::warn!(%remote, node_id = %node, %fault, "the agent was not let in");
             refuse(&connection, &mut greeted.send, VERSION_MIN, fault, close::PROTOCOL).await;
@@ -84,8 +92,13 @@ pub(super) async fn serve(
             connection.close(refusal.code().into(), refusal.to_string().as_bytes());
             return;
         }
-    }
-    occupy(door, connection, node, &certificate, greeted, deadline, turn).await;
+    };
+    let own = Own {
+        node,
+        certificate,
+        serial,
+    };
+    occupy(door, connection, own, greeted, deadline, turn).await;
 }
 
 /// Waits for Hello and agrees on a version. On an error: the code and words to hang up with.
@@ -141,15 +154,7 @@ async fn refuse(connection: &Connection, send: &mut SendStream, version: u16, fa
 }
 
 /// Takes the node's place and keeps it until the end.
-async fn occupy(
-    door: &Door,
-    connection: Connection,
-    node: NodeId,
-    certificate: &CertificateDer<'static>,
-    greeted: Greeted,
-    deadline: Instant,
-    turn: Turn,
-) {
+async fn occupy(door: &Door, connection: Connection, own: Own, greeted: Greeted, deadline: Instant, turn: Turn) {
     let Greeted {
         mut send,
         recv,
@@ -157,6 +162,11 @@ async fn occupy(
         mut session,
         version,
     } = greeted;
+    let Own {
+        node,
+        certificate,
+        serial,
+    } = own;
     let (notices, waiting) = mpsc::channel(NOTICES_WAITING);
     let (received, receiver) = watch::channel(Received::default());
     let link = Arc::new(Link::new(
@@ -164,6 +174,7 @@ async fn occupy(
         hello.boot,
         hello.process,
         version,
+        serial,
         notices,
         receiver,
     ));
@@ -183,7 +194,7 @@ async fn occupy(
         }
     }
     let welcomed = async {
-        admission::of_certificate(&door.deps.store, certificate).await?;
+        admission::of_certificate(&door.deps.store, &certificate).await?;
         session
             .admit()
             .map_err(|violation| Refusal::Broken(violation.message))?;
@@ -193,7 +204,7 @@ async fn occupy(
             epoch: door.deps.epoch,
             coordinator_version: env!("CARGO_PKG_VERSION").into(),
             metrics_interval_ms: u32::try_from(door.limits.metrics_interval.as_millis()).unwrap_or(60_000),
-            notices: settled(door, &hello.open_jobs).await?,
+            notices: first_notices(door, &hello).await?,
         };
         config::widen(&link.connection);
         frames::write(&mut send, version, &HelloReply::Welcome(welcome))
@@ -239,6 +250,15 @@ fn told(written: Result<(), crate::store::StoreError>, node: NodeId) {
     if let Err(error) = written {
         tracing::error!(%error, node_id = %node, "it was not written down that the node came or went");
     }
+}
+
+async fn first_notices(door: &Door, hello: &Hello) -> Result<Vec<Notice>, Refusal> {
+    let mut notices = settled(door, &hello.open_jobs).await?;
+    // An agent that does not name it could not read the notice, and with it its Welcome.
+    if hello.capabilities.iter().any(|name| name == renew::CAPABILITY) {
+        notices.push(Notice::MayRenew);
+    }
+    Ok(notices)
 }
 
 /// Jobs that the registry has settled, or never heard of: the agent may forget them.

@@ -3,9 +3,12 @@
 //! One transaction judges the token, finds the node's place (`place`), issues the certificate and spends the token with one conditional UPDATE, so that of any
 //! number of requests at once one wins. A refusal writes nothing but the audit. If the reply was lost, the same key gets the same certificate for as long as
 //! the token lives.
+//!
+//! `renewal` gives an enrolled node its next certificate, over its link or, when it was off for too long, for a proof of its key.
 
 mod guesses;
 mod place;
+mod renewal;
 
 use crate::{
     clock::{SharedClock, UnixMs, rfc3339},
@@ -75,6 +78,7 @@ pub struct Enrolment {
     pki: Pki,
     bus: Bus,
     guesses: Arc<Mutex<Guesses>>,
+    returns: Arc<Mutex<Guesses>>,
 }
 
 impl fmt::Debug for Enrolment {
@@ -92,6 +96,7 @@ impl Enrolment {
             pki,
             bus,
             guesses: Arc::default(),
+            returns: Arc::default(),
         }
     }
 

@@ -1,6 +1,7 @@
 //! The listener against agents and intruders that speak QUIC themselves, on loopback.
 #![allow(clippy::unwrap_used)]
 
+mod certificates;
 mod doors;
 mod links;
 
@@ -183,8 +184,11 @@ impl World {
     }
 
     async fn with(limits: Limits) -> Self {
+        Self::at(limits, Arc::new(SystemClock)).await
+    }
+
+    async fn at(limits: Limits, clock: SharedClock) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let clock: SharedClock = Arc::new(SystemClock);
         let deps = Deps {
             store: Store::open(&folder.path().join("registry.db")).await.unwrap(),
             pki: Pki::open(folder.path(), clock.now_ms()).unwrap(),
