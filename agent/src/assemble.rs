@@ -4,7 +4,7 @@ use crate::{
     config::Config,
     facts::Sampler,
     host::{self, HostError, NodeContext, notify::ServiceManager},
-    identity::{self, Identity, IdentityError, dial},
+    identity::{self, Identity, IdentityError, clock::SystemClock, dial, keyring::Keyring},
     jobs::{
         BoxFuture, JobResult, Steps,
         journal::{Journal, JournalError},
@@ -73,6 +73,7 @@ pub async fn run(config: &Config, shutdown: CancellationToken) -> Result<(), Run
     identity::prepare_state_dir(state_dir)?;
     let _lock = identity::lock_state_dir(state_dir)?;
     let identity = Identity::load(state_dir)?.ok_or(RunError::NotJoined)?;
+    let keys = Keyring::open(state_dir, Arc::new(SystemClock))?.ok_or(RunError::NotJoined)?;
     let boot = boot_id(config)?;
     let process = ProcessId(Uuid::new_v4());
     tracing::info!(node_id = %identity.node, version = env!("CARGO_PKG_VERSION"), process = %process, "starts");
@@ -106,7 +107,7 @@ pub async fn run(config: &Config, shutdown: CancellationToken) -> Result<(), Run
         manager.say("READY=1");
     }
     let link = Link {
-        identity,
+        keys: Arc::new(keys),
         node: port,
         jobs,
         boot,

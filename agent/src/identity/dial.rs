@@ -1,11 +1,18 @@
 //! Making QUIC connections: one set of transport settings for enrolment and link, and every address of a name tried in turn.
 
-use super::Identity;
-use proximity_protocol::{ALPN_LINK, COORDINATOR_TLS_NAME};
+use super::{
+    Identity,
+    clock::{CertificateTime, SharedClock, SystemClock},
+};
+use proximity_protocol::{ALPN_ENROLL, ALPN_LINK, COORDINATOR_TLS_NAME};
 use quinn::{
     Connection, ConnectionError, Endpoint, IdleTimeout, TransportConfig, VarInt, crypto::rustls::QuicClientConfig,
 };
-use rustls::{ClientConfig, RootCertStore, client::Resumption, crypto::CryptoProvider};
+use rustls::{
+    ClientConfig, ConfigBuilder, RootCertStore,
+    client::{Resumption, WantsClientCert},
+    crypto::CryptoProvider,
+};
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
@@ -85,17 +92,41 @@ pub(crate) fn quic_config(mut tls: ClientConfig) -> Result<quinn::ClientConfig, 
 
 /// The configuration of the link: our certificate, and the stored CA as the only one that is trusted.
 pub(crate) fn link_config(identity: &Identity) -> Result<quinn::ClientConfig, DialError> {
-    let bad = |error: rustls::Error| DialError::Tls(error.to_string());
-    let mut roots = RootCertStore::empty();
-    roots.add(identity.ca()).map_err(bad)?;
-    let mut tls = ClientConfig::builder_with_provider(provider())
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .map_err(bad)?
-        .with_root_certificates(roots)
+    let clock: SharedClock = Arc::new(SystemClock);
+    link_config_at(identity, &clock)
+}
+
+/// The same by another clock.
+pub(super) fn link_config_at(identity: &Identity, clock: &SharedClock) -> Result<quinn::ClientConfig, DialError> {
+    let mut tls = trusting(identity, clock)?
         .with_client_auth_cert(vec![identity.certificate()], identity.private_key())
         .map_err(bad)?;
     tls.alpn_protocols = vec![ALPN_LINK.to_vec()];
     quic_config(tls)
+}
+
+/// The configuration of a return: the same trust, and no certificate of ours, since it has expired.
+pub(super) fn return_config(identity: &Identity, clock: &SharedClock) -> Result<quinn::ClientConfig, DialError> {
+    let mut tls = trusting(identity, clock)?.with_no_client_auth();
+    tls.alpn_protocols = vec![ALPN_ENROLL.to_vec()];
+    quic_config(tls)
+}
+
+fn bad(error: rustls::Error) -> DialError {
+    DialError::Tls(error.to_string())
+}
+
+fn trusting(
+    identity: &Identity,
+    clock: &SharedClock,
+) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, DialError> {
+    let mut roots = RootCertStore::empty();
+    roots.add(identity.ca()).map_err(bad)?;
+    let time = Arc::new(CertificateTime(clock.clone()));
+    Ok(ClientConfig::builder_with_details(provider(), time)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(bad)?
+        .with_root_certificates(roots))
 }
 
 /// A connection with the socket that it runs on.

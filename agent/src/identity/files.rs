@@ -18,6 +18,7 @@ use zeroize::Zeroizing;
 const FORMAT: u32 = 1;
 
 /// What the identity file holds, decoded.
+#[derive(Clone)]
 pub(super) struct Stored {
     pub(super) node: NodeId,
     pub(super) addresses: Vec<String>,
@@ -30,6 +31,29 @@ pub(super) struct Stored {
 pub(super) struct Pending {
     pub(super) token: JoinTokenId,
     pub(super) key: Zeroizing<Vec<u8>>,
+}
+
+impl std::fmt::Debug for Stored {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Stored")
+            .field("node", &self.node)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A key that follows the one in use, and its certificate once it has come.
+pub(super) struct Renewal {
+    pub(super) node: NodeId,
+    pub(super) key: Zeroizing<Vec<u8>>,
+    pub(super) certificate: Option<Vec<u8>>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct RenewalFile {
+    format: u32,
+    node: NodeId,
+    key_pkcs8: SecretText,
+    certificate_der: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -55,6 +79,10 @@ pub(super) fn identity_path(state_dir: &Path) -> PathBuf {
 
 fn pending_path(state_dir: &Path) -> PathBuf {
     state_dir.join("identity/pending.json")
+}
+
+fn renewal_path(state_dir: &Path) -> PathBuf {
+    state_dir.join("identity/renewal.json")
 }
 
 fn io_error<'a>(attempt: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> IdentityError + use<'a> {
@@ -201,8 +229,38 @@ pub(super) fn store_pending(state_dir: &Path, pending: &Pending) -> Result<(), I
     )
 }
 
+pub(super) fn load_renewal(state_dir: &Path) -> Result<Option<Renewal>, IdentityError> {
+    let path = renewal_path(state_dir);
+    let Some(file) = read::<RenewalFile>(&path)? else {
+        return Ok(None);
+    };
+    check_format(&path, file.format)?;
+    Ok(Some(Renewal {
+        node: file.node,
+        key: Zeroizing::new(decode(&path, file.key_pkcs8.expose())?),
+        certificate: file.certificate_der.map(|text| decode(&path, &text)).transpose()?,
+    }))
+}
+
+pub(super) fn store_renewal(state_dir: &Path, renewal: &Renewal) -> Result<(), IdentityError> {
+    let file = RenewalFile {
+        format: FORMAT,
+        node: renewal.node,
+        key_pkcs8: SecretText::new(BASE64.encode(&renewal.key)),
+        certificate_der: renewal.certificate.as_ref().map(|der| BASE64.encode(der)),
+    };
+    write(&renewal_path(state_dir), &file)
+}
+
+pub(super) fn remove_renewal(state_dir: &Path) -> Result<(), IdentityError> {
+    remove(renewal_path(state_dir))
+}
+
 pub(super) fn remove_pending(state_dir: &Path) -> Result<(), IdentityError> {
-    let path = pending_path(state_dir);
+    remove(pending_path(state_dir))
+}
+
+fn remove(path: PathBuf) -> Result<(), IdentityError> {
     match std::fs::remove_file(&path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("remove", &path)(error)),
         _ => Ok(()),

@@ -2,18 +2,16 @@
 
 use super::{
     Identity, JoinError, enroll,
-    files::{self, Pending, Stored},
-    key, public_key_fingerprint,
+    files::{self, Pending},
+    grant, key,
 };
 use proximity_protocol::{
-    enroll::{EnrollRequest, Grant, RefusalReason},
+    enroll::{EnrollRequest, RefusalReason},
     observed::NodeFacts,
     token::JoinToken,
 };
-use rustls::{RootCertStore, server::WebPkiClientVerifier};
-use rustls_pki_types::{CertificateDer, UnixTime};
-use std::{path::Path, sync::Arc};
-use x509_parser::prelude::{FromDer, X509Certificate};
+use std::path::Path;
+use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
 /// What joining needs.
@@ -65,9 +63,12 @@ pub async fn join(request: JoinRequest<'_>) -> Result<Identity, JoinError> {
             return Err(error);
         }
     };
-    let stored = check(grant, token, key)?;
+    let now = Some(OffsetDateTime::now_utc());
+    let stored = grant::check(grant, token.ca_pin, token.addresses.clone(), key, now)?;
     files::store(state_dir, &stored)?;
     files::remove_pending(state_dir)?;
+    // It followed the identity that has just been replaced.
+    files::remove_renewal(state_dir)?;
     Identity::of(stored).map_err(JoinError::BadGrant)
 }
 
@@ -100,42 +101,4 @@ fn may_be_granted_yet(error: &JoinError) -> bool {
         }
         _ => true,
     }
-}
-
-/// Believes nothing of a grant that can be checked.
-fn check(grant: Grant, token: &JoinToken, key: Zeroizing<Vec<u8>>) -> Result<Stored, JoinError> {
-    let bad = |what: &str| JoinError::BadGrant(what.to_owned());
-    if public_key_fingerprint(&grant.ca_der) != Some(token.ca_pin) {
-        return Err(bad("its CA is not the one that the token pins"));
-    }
-    let der = grant.certificate_der.clone();
-    let (_, certificate) = X509Certificate::from_der(&der).map_err(|_| bad("the certificate cannot be read"))?;
-    if certificate.public_key().raw != key::public_half(&key)? {
-        return Err(bad("the certificate is for another key"));
-    }
-    let name = grant.node.to_string();
-    let mut names = certificate.subject().iter_common_name();
-    if names.next().and_then(|cn| cn.as_str().ok()) != Some(name.as_str()) || names.next().is_some() {
-        return Err(bad("the certificate names another node"));
-    }
-    let mut roots = RootCertStore::empty();
-    roots
-        .add(CertificateDer::from(grant.ca_der.clone()))
-        .map_err(|error| JoinError::BadGrant(error.to_string()))?;
-    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), enroll::provider())
-        .build()
-        .map_err(|error| JoinError::BadGrant(error.to_string()))?
-        .verify_client_cert(
-            &CertificateDer::from(grant.certificate_der.as_slice()),
-            &[],
-            UnixTime::now(),
-        )
-        .map_err(|error| JoinError::BadGrant(error.to_string()))?;
-    Ok(Stored {
-        node: grant.node,
-        addresses: token.addresses.clone(),
-        certificate: grant.certificate_der,
-        ca: grant.ca_der,
-        key,
-    })
 }

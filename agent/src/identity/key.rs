@@ -28,6 +28,6 @@ pub(super) fn public_half(key: &[u8]) -> Result<Vec<u8>, JoinError> {
     Ok(pair(key)?.subject_public_key_info())
 }
 
-fn pair(key: &[u8]) -> Result<KeyPair, JoinError> {
+pub(super) fn pair(key: &[u8]) -> Result<KeyPair, JoinError> {
     KeyPair::from_pkcs8_der_and_sign_algo(&PrivatePkcs8KeyDer::from(key), &PKCS_ECDSA_P256_SHA256).map_err(failed)
 }

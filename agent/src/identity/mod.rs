@@ -5,15 +5,22 @@
 //!
 //! `dial` and `frames` are the ground that enrolment and the link share: a connection that proves who is at both ends, and messages on its streams.
 //!
-//! Not here: renewal, and leaving.
+//! `keyring` holds the certificate of a running agent and the one that follows it, which the link asks for in time; `come_back` gets another one for a node
+//! that was off for longer than its certificate. `clock` is the date that certificates go by.
+//!
+//! Not here: leaving.
 
+pub(crate) mod clock;
+pub(crate) mod come_back;
 pub(crate) mod dial;
 mod enroll;
 mod error;
 mod files;
 pub(crate) mod frames;
+mod grant;
 mod join;
 mod key;
+pub(crate) mod keyring;
 pub(crate) mod probe;
 #[cfg(test)]
 mod tests;

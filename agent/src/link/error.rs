@@ -1,8 +1,11 @@
 //! Why there is no link.
 
-use crate::identity::dial::DialError;
-use proximity_protocol::{fault::Fault, session::Violation};
-use quinn::ConnectionError;
+use crate::identity::{come_back::ReturnError, dial::DialError, keyring::Keyring};
+use proximity_protocol::{close, fault::Fault, session::Violation};
+use quinn::{ConnectionError, TransportErrorCode};
+
+/// TLS alert `certificate_expired`: rustls sends it for every certificate that its dates forbid.
+const CERTIFICATE_EXPIRED: u8 = 45;
 
 /// Why a connection could not be made or ended.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +24,17 @@ pub(crate) enum LinkError {
     /// The connection broke.
     #[error("{0}")]
     Broken(String),
+    /// The coordinator does not take our certificate for its dates.
+    #[error("the coordinator says that this node's certificate has expired or is not valid yet: {0}")]
+    OurDates(String),
+    /// We do not take the coordinator's certificate for its dates.
+    #[error(
+        "the coordinator's certificate is not valid today, which by this node's clock is {0}: if that is wrong, set the clock"
+    )]
+    TheirDates(String),
+    /// The certificate has expired, and there is no other.
+    #[error("this node's certificate has expired; {0}")]
+    Return(ReturnError),
     /// The peer broke the order of messages.
     #[error(transparent)]
     Violation(#[from] Violation),
@@ -49,9 +63,36 @@ impl LinkError {
                 code: u32::try_from(close.error_code.into_inner()).unwrap_or(u32::MAX),
                 reason: String::from_utf8_lossy(&close.reason).chars().take(300).collect(),
             },
+            // The words follow in `dated`, by whoever knows the date.
+            ConnectionError::ConnectionClosed(close)
+                if close.error_code == TransportErrorCode::crypto(CERTIFICATE_EXPIRED) =>
+            {
+                Self::OurDates(String::new())
+            }
+            ConnectionError::TransportError(error) if error.code == TransportErrorCode::crypto(CERTIFICATE_EXPIRED) => {
+                Self::TheirDates(String::new())
+            }
             ConnectionError::Reset => Self::Broken("the coordinator has been restarted".into()),
             ConnectionError::TimedOut => Self::Broken("the coordinator fell silent".into()),
             other => Self::Broken(other.to_string()),
+        }
+    }
+
+    /// With the dates that it is about.
+    pub(crate) fn dated(self, keys: &Keyring) -> Self {
+        match self {
+            Self::OurDates(_) => Self::OurDates(keys.dates()),
+            Self::TheirDates(_) => Self::TheirDates(keys.today()),
+            other => other,
+        }
+    }
+
+    /// Whether it is our certificate that the coordinator does not take.
+    pub(crate) fn rejects_certificate(&self) -> bool {
+        match self {
+            Self::Closed { code, .. } => *code == close::REVOKED,
+            Self::Return(error) => error.is_final(),
+            _ => false,
         }
     }
 

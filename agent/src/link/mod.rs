@@ -2,6 +2,7 @@
 //!
 //! [`Link::run`] goes round for ever: read the facts, dial ([`dial`]), say Hello and wait for Welcome ([`session`]), then at once serve command streams
 //! ([`command`]), report facts and inventory ([`report`]), and send figures ([`figures`]) until the connection ends; wait ([`backoff`]) and begin again.
+//! A certificate that is two thirds through its life is renewed over the link ([`renewal`]); of an expired one the coordinator says so, and the agent proves its key.
 //!
 //! Nothing depends on a link: jobs go on without one, published ports too. This room starts no work of its own and keeps nothing but
 //! [`status`], the small file that `proximity-agent status` shows.
@@ -10,6 +11,7 @@ mod backoff;
 mod command;
 mod error;
 mod figures;
+mod renewal;
 mod report;
 mod session;
 pub(crate) mod status;
@@ -21,8 +23,9 @@ pub(crate) use report::Repairs;
 
 use crate::{
     identity::{
-        Identity,
+        come_back::{ReturnError, come_back},
         dial::{self, DialError, Dialled},
+        keyring::Keyring,
     },
     jobs::{BoxFuture, machine::Jobs},
 };
@@ -56,7 +59,7 @@ pub(crate) trait NodeView: Send + Sync + 'static {
 /// Everything that a link needs.
 pub(crate) struct Link {
     /// Who we are and whom we trust.
-    pub(crate) identity: Identity,
+    pub(crate) keys: Arc<Keyring>,
     /// What we tell.
     pub(crate) node: Arc<dyn NodeView>,
     /// What we are asked to do.
@@ -76,14 +79,34 @@ pub(crate) struct Link {
 impl Link {
     /// Keeps the link up until shutdown.
     pub(crate) async fn run(&self) -> Result<(), LinkError> {
-        let config = dial::link_config(&self.identity)?;
         let mut backoff = Backoff::default();
+        let mut expired = false;
         loop {
             self.status.link(LinkState::Connecting, None);
             let begun = Instant::now();
-            let ended = self.once(&config).await;
+            let ended = if std::mem::take(&mut expired) {
+                self.come_back().await
+            } else {
+                self.once().await
+            };
             match &ended {
                 Ended::Stopped => return Ok(()),
+                Ended::Renewed => {
+                    tracing::info!(dates = self.keys.dates(), "has a new certificate; connects with it");
+                    backoff.reset();
+                }
+                Ended::Lost(error) if error.rejects_certificate() && self.falls_back() => {
+                    tracing::warn!(%error, "the new certificate is not taken; goes back to the one before");
+                    backoff.reset();
+                }
+                Ended::Lost(error @ LinkError::OurDates(_)) => {
+                    tracing::warn!(%error, "asks for another certificate by proving its key");
+                    expired = true;
+                }
+                Ended::Lost(LinkError::Return(error)) if error.is_final() => {
+                    tracing::error!(%error, "the coordinator does not take this node back");
+                    backoff.slow_down();
+                }
                 Ended::Refused(fault) => {
                     tracing::error!(%fault, "the coordinator refuses this agent");
                     backoff.slow_down();
@@ -112,15 +135,44 @@ impl Link {
         }
     }
 
-    async fn once(&self, config: &quinn::ClientConfig) -> Ended {
+    /// Gets another certificate for a key whose certificate has expired.
+    async fn come_back(&self) -> Ended {
+        let came = tokio::select! {
+            biased;
+            () = self.shutdown.cancelled() => return Ended::Stopped,
+            came = come_back(&self.keys) => came,
+        };
+        match came {
+            Ok(()) => Ended::Renewed,
+            Err(ReturnError::Dial(error)) => Ended::Lost(LinkError::from(error).dated(&self.keys)),
+            Err(error) => Ended::Lost(LinkError::Return(error)),
+        }
+    }
+
+    /// Whether a certificate that was never welcomed has been put away for the one before.
+    fn falls_back(&self) -> bool {
+        self.keys.drop_unconfirmed().unwrap_or_else(|error| {
+            tracing::error!(%error, "a certificate that is not taken cannot be put away");
+            false
+        })
+    }
+
+    async fn once(&self) -> Ended {
+        let config = match self.keys.link_config() {
+            Ok(config) => config,
+            Err(error) => return Ended::Lost(error.into()),
+        };
         let dialled = tokio::select! {
             biased;
             () = self.shutdown.cancelled() => return Ended::Stopped,
-            dialled = self.dial(config) => dialled,
+            dialled = self.dial(&config) => dialled,
         };
         match dialled {
-            Ok((dialled, address, facts)) => session::converse(self, dialled, &address, facts).await,
-            Err(error) => Ended::Lost(error),
+            Ok((dialled, address, facts)) => match session::converse(self, dialled, &address, facts).await {
+                Ended::Lost(error) => Ended::Lost(error.dated(&self.keys)),
+                ended => ended,
+            },
+            Err(error) => Ended::Lost(error.dated(&self.keys)),
         }
     }
 
@@ -130,9 +182,9 @@ impl Link {
             address: String::new(),
             why: "the identity holds no address".into(),
         };
-        for address in &self.identity.addresses {
-            match dial::connect(address, config).await {
-                Ok(dialled) => return Ok((dialled, address.clone(), facts)),
+        for address in self.keys.addresses() {
+            match dial::connect(&address, config).await {
+                Ok(dialled) => return Ok((dialled, address, facts)),
                 Err(error) => last = error,
             }
         }

@@ -1,6 +1,6 @@
 //! One connection, from Hello to its end.
 
-use super::{Link, LinkError, command, figures, report, status::LinkState};
+use super::{Link, LinkError, command, figures, renewal, report, status::LinkState};
 use crate::identity::{dial::Dialled, frames};
 use proximity_protocol::{
     VERSION_MIN, close,
@@ -8,6 +8,7 @@ use proximity_protocol::{
     fault::Fault,
     hello::{Hello, HelloReply, VersionRange, Welcome},
     observed::NodeFacts,
+    renew,
     session::{AgentSession, Answer, Violation},
 };
 use quinn::{Connection, RecvStream, SendStream, VarInt};
@@ -31,6 +32,8 @@ const OPEN_JOBS_MAX: usize = 5_000;
 pub(super) enum Ended {
     /// The agent stops.
     Stopped,
+    /// There is a new certificate to connect with.
+    Renewed,
     /// The coordinator let us not in.
     Refused(Fault),
     /// Anything else.
@@ -41,6 +44,7 @@ impl fmt::Display for Ended {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Stopped => f.write_str("stopped"),
+            Self::Renewed => f.write_str("has a new certificate and connects again with it"),
             Self::Refused(fault) => write!(f, "refused: {fault}"),
             Self::Lost(error) => error.fmt(f),
         }
@@ -81,7 +85,7 @@ async fn greet(link: &Link, connection: &Connection, facts: NodeFacts) -> Result
     let hello = Hello {
         versions: VersionRange::OURS,
         agent_version: env!("CARGO_PKG_VERSION").into(),
-        capabilities: vec![],
+        capabilities: vec![renew::CAPABILITY.into()],
         boot: link.boot,
         process: link.process,
         epoch: link.jobs.epoch(),
@@ -108,12 +112,13 @@ async fn greet(link: &Link, connection: &Connection, facts: NodeFacts) -> Result
         .map_err(|violation| Ended::Lost(violation.into()))?
     {
         Answer::Refused(fault) => Err(Ended::Refused(fault)),
-        Answer::Connected(welcome) if welcome.node != link.identity.node => {
+        Answer::Connected(welcome) if welcome.node != link.keys.node() => {
             Err(Ended::Lost(LinkError::Violation(Violation {
                 code: close::PROTOCOL,
                 message: format!(
                     "the coordinator takes this agent for node {}, it is {}",
-                    welcome.node, link.identity.node
+                    welcome.node,
+                    link.keys.node()
                 ),
             })))
         }
@@ -151,15 +156,26 @@ async fn serve(link: &Link, connection: &Connection, address: &str, greeted: Gre
     if welcome.epoch < link.jobs.epoch() {
         tracing::error!(seen = %link.jobs.epoch(), told = %welcome.epoch, "an older run of the coordinator than the newest seen: its commands will be refused");
     }
+    match link.keys.welcomed() {
+        Ok(true) => tracing::info!(dates = link.keys.dates(), "the new certificate is in use"),
+        Ok(false) => {}
+        // The new one stays beside the old, and is tried first the next time too.
+        Err(error) => tracing::error!(%error, "the new certificate could not replace the old one on the disk"),
+    }
+    let (for_renewal, of_renewal) = mpsc::unbounded_channel();
+    let desk = Desk {
+        refresh: Notify::new(),
+        renewal: for_renewal,
+    };
     let (events, mut outbox) = mpsc::channel::<Event>(EVENTS_WAITING_MAX);
-    let refresh = Notify::new();
     let ended = tokio::select! {
         biased;
         () = link.shutdown.cancelled() => Ended::Stopped,
-        ended = notices(link, connection, &session, &mut recv, welcome.notices, &refresh) => ended,
+        ended = notices(link, connection, &session, &mut recv, welcome.notices, &desk) => ended,
         ended = commands(link, connection, &session, version) => ended,
         error = write_events(&mut send, version, &mut outbox) => lost(connection, &error),
-        () = report::run(link, &events, &refresh) => Ended::Lost(LinkError::Broken("the reports ended".into())),
+        ended = renewal::run(link, &events, of_renewal) => ended,
+        () = report::run(link, &events, &desk.refresh) => Ended::Lost(LinkError::Broken("the reports ended".into())),
         error = figures::send(link, connection, version, welcome.metrics_interval_ms) => lost(connection, &error),
     };
     if matches!(ended, Ended::Stopped) {
@@ -176,16 +192,22 @@ async fn serve(link: &Link, connection: &Connection, address: &str, greeted: Gre
     ended
 }
 
+/// Where notices go that are not for the jobs.
+struct Desk {
+    refresh: Notify,
+    renewal: mpsc::UnboundedSender<Notice>,
+}
+
 async fn notices(
     link: &Link,
     connection: &Connection,
     session: &AgentSession,
     recv: &mut RecvStream,
     first: Vec<Notice>,
-    refresh: &Notify,
+    desk: &Desk,
 ) -> Ended {
     for notice in first {
-        if let Err(ended) = take(link, session, notice, refresh).await {
+        if let Err(ended) = take(link, session, notice, desk).await {
             return ended;
         }
     }
@@ -203,18 +225,27 @@ async fn notices(
             }
             Err(error) => return read_error(connection, error),
         };
-        if let Err(ended) = take(link, session, notice, refresh).await {
+        if let Err(ended) = take(link, session, notice, desk).await {
             return ended;
         }
     }
 }
 
-async fn take(link: &Link, session: &AgentSession, notice: Notice, refresh: &Notify) -> Result<(), Ended> {
+async fn take(link: &Link, session: &AgentSession, notice: Notice, desk: &Desk) -> Result<(), Ended> {
     let notice = session
         .on_notice(notice)
         .map_err(|violation| Ended::Lost(violation.into()))?;
-    if notice == Notice::Refresh {
-        refresh.notify_one();
+    match notice {
+        Notice::Refresh => {
+            desk.refresh.notify_one();
+            return Ok(());
+        }
+        Notice::MayRenew | Notice::Renewed(_) | Notice::NotRenewed(_) => {
+            // An error means that the connection is about to end.
+            let _ = desk.renewal.send(notice);
+            return Ok(());
+        }
+        _ => {}
     }
     // What cannot be dropped now is told as open at the next Hello, and dropped then.
     if let Err(error) = link.jobs.on_notice(&notice).await {

@@ -1,9 +1,16 @@
 //! The link, against a coordinator that does what a test tells it.
 #![allow(clippy::unwrap_used)]
 
+mod renewal;
+
 use super::{Link, NodeView, Repairs, status::StatusFile};
 use crate::{
-    identity::{self, JoinRequest, frames},
+    identity::{
+        self, JoinRequest,
+        clock::{SharedClock, SystemClock},
+        frames,
+        keyring::Keyring,
+    },
     jobs::{BoxFuture, JobResult, Steps, journal::Journal, machine::Jobs},
     tests::{self as rehearsal, Ca, accept, listen, read, server_config, within},
 };
@@ -80,9 +87,14 @@ struct World {
     shutdown: CancellationToken,
     running: JoinHandle<()>,
     folder: tempfile::TempDir,
+    ca: Ca,
 }
 
 async fn world() -> World {
+    world_at(Arc::new(SystemClock)).await
+}
+
+async fn world_at(clock: SharedClock) -> World {
     let folder = tempfile::tempdir().unwrap();
     let (ca, node) = (Ca::new(), NodeId(Uuid::new_v4()));
     let endpoint = listen(&ca);
@@ -90,7 +102,7 @@ async fn world() -> World {
     let (repairs, shutdown) = (Arc::new(Repairs::default()), CancellationToken::new());
     let jobs = Jobs::resume(Journal::open(folder.path()).unwrap(), "ca".into(), Arc::new(Node)).unwrap();
     let link = Link {
-        identity: identity::Identity::load(folder.path()).unwrap().unwrap(),
+        keys: Arc::new(Keyring::open(folder.path(), clock).unwrap().unwrap()),
         node: Arc::new(Node),
         jobs,
         boot: BootId(Uuid::from_u128(1)),
@@ -107,6 +119,7 @@ async fn world() -> World {
         shutdown,
         running,
         folder,
+        ca,
     }
 }
 
@@ -142,6 +155,10 @@ impl World {
     }
 
     async fn welcome(&self, epoch: u64) -> (Connection, SendStream, RecvStream) {
+        self.welcome_with(epoch, vec![]).await
+    }
+
+    async fn welcome_with(&self, epoch: u64, notices: Vec<Notice>) -> (Connection, SendStream, RecvStream) {
         let (connection, mut send, recv, _) = self.hello().await;
         let welcome = Welcome {
             version: 1,
@@ -149,7 +166,7 @@ impl World {
             epoch: Epoch(epoch),
             coordinator_version: "0".into(),
             metrics_interval_ms: 100,
-            notices: vec![],
+            notices,
         };
         frames::write(&mut send, 1, &HelloReply::Welcome(welcome))
             .await

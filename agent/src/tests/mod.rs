@@ -49,12 +49,17 @@ impl Ca {
     }
 
     pub(crate) fn grant(&self, node: NodeId, request: &EnrollRequest) -> Grant {
-        let csr = CertificateSigningRequestDer::from(request.csr_der.clone());
+        self.grant_at(node, &request.csr_der, OffsetDateTime::now_utc())
+    }
+
+    /// By a clock that says `now`.
+    pub(crate) fn grant_at(&self, node: NodeId, csr_der: &[u8], now: OffsetDateTime) -> Grant {
+        let csr = CertificateSigningRequestDer::from(csr_der.to_vec());
         let csr = CertificateSigningRequestParams::from_der(&csr).unwrap();
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, node.to_string());
-        params.not_before = OffsetDateTime::now_utc() - time::Duration::minutes(5);
-        params.not_after = OffsetDateTime::now_utc() + time::Duration::days(90);
+        params.not_before = now - time::Duration::minutes(5);
+        params.not_after = now + time::Duration::days(90);
         let not_after_unix_s = params.not_after.unix_timestamp();
         let certificate = params.signed_by(&csr.public_key, &self.0).unwrap();
         Grant {
@@ -72,9 +77,15 @@ pub(crate) fn listen(ca: &Ca) -> Endpoint {
 }
 
 pub(crate) fn server_config(ca: &Ca) -> quinn::ServerConfig {
+    server_config_at(ca, Arc::new(rustls::time_provider::DefaultTimeProvider))
+}
+
+/// Judges the certificates of agents by another clock.
+pub(crate) fn server_config_at(ca: &Ca, time: Arc<dyn rustls::time_provider::TimeProvider>) -> quinn::ServerConfig {
     let key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::new(vec![COORDINATOR_TLS_NAME.to_owned()]).unwrap();
-    params.not_after = OffsetDateTime::now_utc() + time::Duration::days(1);
+    params.not_before = OffsetDateTime::now_utc() - time::Duration::days(1);
+    params.not_after = OffsetDateTime::now_utc() + time::Duration::days(400);
     let leaf = params.signed_by(&key, &ca.0).unwrap();
     let provider = crate::identity::dial::provider();
     let mut roots = RootCertStore::empty();
@@ -83,7 +94,7 @@ pub(crate) fn server_config(ca: &Ca) -> quinn::ServerConfig {
         .allow_unauthenticated()
         .build()
         .unwrap();
-    let mut tls = ServerConfig::builder_with_provider(provider)
+    let mut tls = ServerConfig::builder_with_details(provider, time)
         .with_protocol_versions(&[&rustls::version::TLS13])
         .unwrap()
         .with_client_cert_verifier(clients)
