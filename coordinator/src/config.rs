@@ -67,8 +67,10 @@ pub struct Config {
     /// Registry, keys, setup code; mode 0700.
     pub state: PathBuf,
     /// Where HTTP is served. Port 0 takes any free one.
+    #[serde(deserialize_with = "listen_address")]
     pub http_listen: SocketAddr,
     /// Where agents connect (UDP). Port 0 takes any free one.
+    #[serde(deserialize_with = "listen_address")]
     pub quic_listen: SocketAddr,
     /// Under which `host:port` agents reach us: what join tokens carry. Empty: the address of `quic_listen`, or, if that is every address, the one that
     /// leads to the outside.
@@ -130,15 +132,16 @@ fn millis(duration: Duration) -> u64 {
 
 /// What flags and variables say; they go before the file.
 #[derive(Debug, Clone, Default, clap::Args)]
+#[command(next_help_heading = "Options that go before the configuration file")]
 pub struct Overrides {
     /// Folder of registry, keys and setup code
     #[arg(long, global = true, env = "PROXIMITY_STATE", value_name = "DIR")]
     state: Option<PathBuf>,
     /// Where HTTP is served; port 0 takes any free one
-    #[arg(long, global = true, env = "PROXIMITY_HTTP_LISTEN", value_name = "ADDR:PORT")]
+    #[arg(long, global = true, env = "PROXIMITY_HTTP_LISTEN", value_name = "ADDR:PORT", value_parser = parse_listen_address)]
     http_listen: Option<SocketAddr>,
     /// Where agents connect (UDP)
-    #[arg(long, global = true, env = "PROXIMITY_QUIC_LISTEN", value_name = "ADDR:PORT")]
+    #[arg(long, global = true, env = "PROXIMITY_QUIC_LISTEN", value_name = "ADDR:PORT", value_parser = parse_listen_address)]
     quic_listen: Option<SocketAddr>,
     /// Under which host:port agents reach the coordinator; may be repeated
     #[arg(
@@ -190,7 +193,8 @@ impl Config {
                     let line = text
                         .get(..span.start)
                         .map_or(1, |before| before.matches('\n').count() + 1);
-                    format!(" (line {line})")
+                    let words = text.lines().nth(line - 1).unwrap_or_default().trim();
+                    format!(" (line {line}: {words})")
                 })
             ),
         })?;
@@ -347,6 +351,16 @@ fn outward_address(quic: SocketAddr) -> Option<std::net::IpAddr> {
         .filter(|ip| !ip.is_unspecified())
 }
 
+fn parse_listen_address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        format!("{text:?} is not an IP address and a port such as 127.0.0.1:7080, 0.0.0.0:4433 or [::]:4433")
+    })
+}
+
+fn listen_address<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
+    parse_listen_address(&String::deserialize(deserializer)?).map_err(serde::de::Error::custom)
+}
+
 fn is_host_and_port(text: &str) -> bool {
     text.len() <= 255
         && text.rsplit_once(':').is_some_and(|(host, port)| {
@@ -378,7 +392,9 @@ mod tests {
     fn what_is_wrong_is_named_in_one_line() {
         for (text, part) in [
             ("stat = 1", "stat"),
-            ("\nhttp_listen = \"here\"", "line 2"),
+            ("\nhttp_listen = \"here\"", "line 2: http_listen"),
+            ("quic_listen = \"localhost:4433\"", "such as 127.0.0.1:7080"),
+            ("http_listen = 127.0.0.1", "line 1: http_listen = 127.0.0.1"),
             ("advertise = [\"host\"]", "advertise"),
             ("trusted_proxies = [\"10.0.0.0/40\"]", "trusted_proxies"),
             ("log = \"a=b=c\"", "log"),

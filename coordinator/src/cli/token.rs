@@ -141,11 +141,25 @@ impl Token {
                 print(page.tokens.iter().map(line))
             }
             Self::Revoke { id } => {
-                tokens.revoke(&caller(), &id).await?;
+                tokens
+                    .revoke(&caller(), &id)
+                    .await
+                    .map_err(|error| no_such_token(error, &id))?;
                 eprintln!("revoked join token {id}");
                 Ok(())
             }
         }
+    }
+}
+
+/// The service names the HTTP path that lists tokens; here there is a command for it.
+fn no_such_token(error: ServiceError, id: &str) -> Failure {
+    match error {
+        ServiceError::NotFound(_) => Failure::new(
+            exit::REFUSED,
+            format!("there is no join token {id:?}; `proximity-coordinator token list` shows them"),
+        ),
+        other => other.into(),
     }
 }
 
