@@ -9,7 +9,7 @@ mod token;
 mod user;
 
 use crate::config::{Config, Overrides};
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use exit::Failure;
 use std::{future::Future, path::PathBuf, process::ExitCode, time::Duration};
 
@@ -42,6 +42,11 @@ enum Subcommands {
     /// The catalog of apps
     #[command(subcommand)]
     Catalog(catalog::Catalog),
+}
+
+/// The command line as clap has it, from which man pages and shell completions are made.
+pub fn command() -> clap::Command {
+    Arguments::command()
 }
 
 /// The whole program.

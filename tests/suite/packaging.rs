@@ -1,0 +1,107 @@
+//! The configuration files that the packages install say what the programs do.
+
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+fn shipped(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../packaging/debian/conf")
+        .join(name)
+}
+
+/// A line `#key = value`, or `#[section]`, is a setting switched off; prose has a space after the `#`.
+fn switched_on(name: &str, dir: &Path) -> (PathBuf, String) {
+    let text: String = fs::read_to_string(shipped(name))
+        .unwrap()
+        .lines()
+        .map(|line| match line.strip_prefix('#') {
+            Some(setting) if !setting.starts_with([' ', '#']) => format!("{setting}\n"),
+            _ => format!("{line}\n"),
+        })
+        .collect();
+    let path = dir.join(name);
+    fs::write(&path, &text).unwrap();
+    (path, text)
+}
+
+/// The keys that a file of unknown ones is told about, per section: they are the program's, not ours.
+fn keys_expected(error: &str) -> BTreeSet<String> {
+    let (_, list) = error.split_once("expected one of ").unwrap_or_else(|| {
+        let at = error.find("expected ").expect("names what is expected");
+        error.split_at(at)
+    });
+    list.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+fn keys_of(text: &str, section: &str) -> BTreeSet<String> {
+    let table: toml::Table = text.parse().unwrap();
+    let table = if section.is_empty() {
+        &table
+    } else {
+        table[section].as_table().unwrap()
+    };
+    table.keys().cloned().collect()
+}
+
+fn every_key_is_named(name: &str, sections: &[&str], refuse: impl Fn(&Path) -> String) {
+    let dir = tempfile::tempdir().unwrap();
+    let (_, text) = switched_on(name, dir.path());
+    for section in sections {
+        let probe = dir.path().join("probe.toml");
+        let heading = if section.is_empty() {
+            String::new()
+        } else {
+            format!("[{section}]\n")
+        };
+        fs::write(&probe, format!("{heading}no_such_key = 1\n")).unwrap();
+        assert_eq!(
+            keys_of(&text, section),
+            keys_expected(&refuse(&probe)),
+            "{name} [{section}]"
+        );
+    }
+}
+
+#[test]
+fn the_agents_file_is_all_defaults() {
+    use proximity_agent::config::{Config, Node};
+    assert_eq!(Config::load(Some(&shipped("agent.toml"))).unwrap(), Config::default());
+    let dir = tempfile::tempdir().unwrap();
+    let (path, _) = switched_on("agent.toml", dir.path());
+    let mut all = Config::load(Some(&path)).unwrap();
+    // These have no default: the file shows an example.
+    assert!(all.node.address.is_some() && all.node.name.is_some());
+    all.node = Node::default();
+    assert_eq!(all, Config::default());
+    every_key_is_named("agent.toml", &["", "paths", "host", "node"], |path| {
+        Config::load(Some(path)).unwrap_err().to_string()
+    });
+}
+
+#[test]
+fn the_policy_is_all_defaults() {
+    use proximity_agent::policy::Policy;
+    assert_eq!(Policy::load(&shipped("policy.toml")).unwrap(), Policy::default());
+    let dir = tempfile::tempdir().unwrap();
+    let (path, _) = switched_on("policy.toml", dir.path());
+    assert_eq!(Policy::load(&path).unwrap(), Policy::default());
+    every_key_is_named("policy.toml", &[""], |path| Policy::load(path).unwrap_err().message);
+}
+
+#[test]
+fn the_coordinators_file_is_all_defaults() {
+    use proximity_coordinator::config::{Config, Overrides};
+    let load = |path: &Path| Config::load(Some(path), Overrides::default());
+    assert_eq!(load(&shipped("coordinator.toml")).unwrap(), Config::default());
+    let dir = tempfile::tempdir().unwrap();
+    let (path, _) = switched_on("coordinator.toml", dir.path());
+    assert_eq!(load(&path).unwrap(), Config::default());
+    every_key_is_named("coordinator.toml", &["", "operations"], |path| {
+        load(path).unwrap_err().to_string()
+    });
+}
