@@ -83,6 +83,7 @@ impl NodeView for Node {
 struct World {
     endpoint: Endpoint,
     node: NodeId,
+    jobs: Jobs,
     repairs: Arc<Repairs>,
     shutdown: CancellationToken,
     running: JoinHandle<()>,
@@ -104,7 +105,7 @@ async fn world_at(clock: SharedClock) -> World {
     let link = Link {
         keys: Arc::new(Keyring::open(folder.path(), clock).unwrap().unwrap()),
         node: Arc::new(Node),
-        jobs,
+        jobs: jobs.clone(),
         boot: BootId(Uuid::from_u128(1)),
         process: ProcessId(Uuid::from_u128(2)),
         repairs: repairs.clone(),
@@ -115,6 +116,7 @@ async fn world_at(clock: SharedClock) -> World {
     World {
         endpoint,
         node,
+        jobs,
         repairs,
         shutdown,
         running,
@@ -314,8 +316,14 @@ async fn it_comes_back_with_its_open_jobs_and_drops_the_committed() {
     frames::write(&mut control, 1, &HelloReply::Welcome(welcome))
         .await
         .unwrap();
-    // Answered only after the notices of Welcome: a look waits for the same journal.
     ask(&connection, &encoded(&look(5, Verb::Inventory))).await;
+    // The journal may have both on the disk before the notice has been carried out to its end.
+    within(async {
+        while !world.jobs.open_jobs().is_empty() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
     connection.close(close::BYE.into(), b"restart");
     let (_, _, _, hello) = world.hello().await;
     assert_eq!((hello.open_jobs, hello.epoch), (vec![], Epoch(5)));
