@@ -231,10 +231,16 @@ impl NodeContext {
 
 fn node_name(host: &Host) -> Result<String, HostError> {
     let path = host.etc_pve.join(".members");
-    let text = std::fs::read_to_string(&path).map_err(|source| HostError::Io {
-        act: "read",
-        path: path.clone(),
-        source,
+    let text = std::fs::read_to_string(&path).map_err(|source| match source.kind() {
+        std::io::ErrorKind::NotFound => HostError::Members {
+            path: path.clone(),
+            message: "it is not there".into(),
+        },
+        _ => HostError::Io {
+            act: "read",
+            path: path.clone(),
+            source,
+        },
     })?;
     Members::parse(&text)
         .map(|members| members.nodename)
