@@ -5,6 +5,7 @@ use crate::{
     ids::{OperationId, StepKey, Vmid},
     observed::{Inventory, NodeFacts},
     renew::RenewRefusal,
+    roots::{Pin, Roots},
 };
 use serde::{Deserialize, Serialize};
 
@@ -32,6 +33,11 @@ pub enum Event {
         /// PKCS#10, DER, of a key that the node has just made; only its public key is taken.
         csr_der: Vec<u8>,
     },
+    /// These roots are trusted here and on the disk; the answer to [`Notice::Roots`].
+    RootsStored {
+        /// Each of them.
+        pins: Vec<Pin>,
+    },
 }
 
 /// From the coordinator. Append only.
@@ -57,4 +63,8 @@ pub enum Notice {
     Renewed(Box<Grant>),
     /// There is no new certificate; the one that is in use stays good.
     NotRenewed(RenewRefusal),
+    /// The coordinator's roots; to agents that name [`crate::roots::CAPABILITY`].
+    Roots(Box<Roots>),
+    /// Ask for the next certificate now, whatever the dates say: the key is known to somebody else. To the same agents.
+    RenewNow,
 }

@@ -15,7 +15,8 @@
 //! 5. Live figures go over one unidirectional stream of the agent's as [`metrics::MetricsFrame`]s.
 //!
 //! Enrolment is a connection of its own (ALPN [`ALPN_ENROLL`], no client certificate): one bidirectional stream, one [`enroll::EnrollRequest`], one
-//! [`enroll::EnrollReply`]. A node whose certificate has expired asks there with [`renew::ReturnRequest`] instead.
+//! [`enroll::EnrollReply`]. A node whose certificate has expired asks there with [`renew::ReturnRequest`] instead. How an agent follows from one authority
+//! of the coordinator to the next is told in [`roots`].
 //!
 //! # Compatibility
 //!
@@ -31,6 +32,7 @@ pub mod ids;
 pub mod metrics;
 pub mod observed;
 pub mod renew;
+pub mod roots;
 pub mod secret;
 pub mod session;
 pub mod spec;
@@ -40,6 +42,8 @@ pub mod token;
 pub const ALPN_LINK: &[u8] = b"proximity/1";
 /// ALPN of enrolment, the only conversation open to a peer without a certificate.
 pub const ALPN_ENROLL: &[u8] = b"proximity-enroll/1";
+/// The same between two that know [`roots`]; taken before [`ALPN_ENROLL`] where both sides offer it.
+pub const ALPN_ENROLL_2: &[u8] = b"proximity-enroll/2";
 /// The name in the coordinator's certificate. Addresses may change, this does not.
 pub const COORDINATOR_TLS_NAME: &str = "coordinator.proximity.internal";
 /// The UDP port of the coordinator's QUIC listener unless configured otherwise.

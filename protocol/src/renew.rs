@@ -7,7 +7,7 @@
 //! After its certificate has expired, over a connection of enrolment: [`ReturnRequest`] in place of `EnrollRequest`. A coordinator that does not know it
 //! hangs up with [`crate::close::PROTOCOL`].
 
-use crate::enroll::Grant;
+use crate::{enroll::Grant, roots::Roots};
 use serde::{Deserialize, Serialize};
 
 /// What an agent that can renew names in its Hello.
@@ -33,6 +33,13 @@ pub enum ReturnReply {
     Granted(Grant),
     /// None.
     Refused(RenewRefusal),
+    /// The same as `Granted`, and the roots with the way to the one that has signed it; only over [`crate::ALPN_ENROLL_2`].
+    Followed {
+        /// The certificate.
+        grant: Box<Grant>,
+        /// What the node is to trust from now on.
+        roots: Box<Roots>,
+    },
 }
 
 /// Why there is no next certificate.

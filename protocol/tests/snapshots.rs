@@ -64,10 +64,10 @@ fn no_variant_is_without_a_sample() {
     // Where the number of the variant stands, counted from the frame's start or (negative) from its end.
     for (prefix, variants, base, at) in [
         ("hello_reply.", 2, "hello_reply.refused", 8),
-        ("event.", 6, "event.stopping", 8),
-        ("notice.", 6, "notice.refresh", 8),
+        ("event.", 7, "event.stopping", 8),
+        ("notice.", 8, "notice.refresh", 8),
         ("metrics.", 2, "metrics.delta", 8),
-        ("return_reply.", 2, "return_reply.granted", 8),
+        ("return_reply.", 3, "return_reply.granted", 8),
         ("return_reply.refused.", 6, "return_reply.refused.Revoked", 12),
         ("enroll_reply.", 2, "enroll_reply.granted", 8),
         ("enroll_reply.refused.", 11, "enroll_reply.refused.Spent", 12),

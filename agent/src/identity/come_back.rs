@@ -68,6 +68,10 @@ pub(crate) async fn come_back(keyring: &Keyring) -> Result<(), ReturnError> {
         dialled.close(VarInt::from_u32(close::BYE), b"").await;
         match asked {
             Ok(ReturnReply::Granted(grant)) => return Ok(keyring.returned(grant)?),
+            // It would have to be asked over the newer protocol of enrolment.
+            Ok(ReturnReply::Followed { .. }) => {
+                last = JoinError::BadGrant("it answers what was not asked".into()).into();
+            }
             Ok(ReturnReply::Refused(refusal)) => return Err(ReturnError::Refused(refusal)),
             Err(error) => last = error,
         }

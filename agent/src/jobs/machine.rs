@@ -256,7 +256,12 @@ impl Jobs {
                 Ok(())
             }
             // No matter of jobs.
-            Notice::Refresh | Notice::MayRenew | Notice::Renewed(_) | Notice::NotRenewed(_) => Ok(()),
+            Notice::Refresh
+            | Notice::MayRenew
+            | Notice::Renewed(_)
+            | Notice::NotRenewed(_)
+            | Notice::Roots(_)
+            | Notice::RenewNow => Ok(()),
         }
     }
 

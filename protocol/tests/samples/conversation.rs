@@ -10,6 +10,7 @@ use proximity_protocol::{
     metrics::{ContainerFigures, MetricsFrame, NodeFigures, Sample as Figures},
     observed::{ContainerObserved, Inventory, PublishedObserved, RunState},
     renew::{RenewRefusal, RenewRefusalReason, ReturnReply, ReturnRequest},
+    roots::Roots,
     secret::Secret256,
 };
 use uuid::Uuid;
@@ -105,7 +106,22 @@ fn events() -> Vec<Sample> {
                 csr_der: vec![0x30, 0x82],
             },
         ),
+        sample(
+            "event.roots_stored",
+            &Event::RootsStored {
+                pins: vec![[0xA1; 32], [0xA2; 32]],
+            },
+        ),
     ]
+}
+
+fn roots() -> Roots {
+    Roots {
+        trusted: vec![vec![0x30, 3], vec![0x30, 4]],
+        crossed: vec![vec![0x30, 5]],
+        signs: [0xA2; 32],
+        renew_within_s: 300,
+    }
 }
 
 fn notices() -> Vec<Sample> {
@@ -135,6 +151,8 @@ fn notices() -> Vec<Sample> {
                 message: "what to do".into(),
             }),
         ),
+        sample("notice.roots", &Notice::Roots(Box::new(roots()))),
+        sample("notice.renew_now", &Notice::RenewNow),
     ]
 }
 
@@ -191,6 +209,13 @@ fn returns() -> Vec<Sample> {
     let mut all = vec![
         sample("return_request", &request),
         sample("return_reply.granted", &ReturnReply::Granted(grant())),
+        sample(
+            "return_reply.followed",
+            &ReturnReply::Followed {
+                grant: Box::new(grant()),
+                roots: Box::new(roots()),
+            },
+        ),
     ];
     let reasons = [NotDue, Malformed, Revoked, UnknownKey, RateLimited, Internal];
     all.extend(reasons.map(|reason| {

@@ -121,6 +121,9 @@ async fn events(
                     return (close::BYE, "the control stream has ended".into());
                 }
             }
+            Event::RootsStored { pins } => {
+                tracing::debug!(node_id = %node, count = pins.len(), "the agent has stored its roots")
+            }
             Event::Stopping => tracing::info!(node_id = %node, "the agent stops"),
         }
     }

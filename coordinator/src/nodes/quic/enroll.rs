@@ -8,7 +8,7 @@ use crate::nodes::NodeQueries as _;
 use proximity_protocol::{
     VERSION_MIN, close,
     codec::Message,
-    enroll::{EnrollReply, EnrollRequest},
+    enroll::{EnrollReply, EnrollRequest, Grant},
     renew::{RETURN_CHALLENGE_LEN, RETURN_LABEL, ReturnReply, ReturnRequest},
 };
 use quinn::{Connection, RecvStream, SendStream};
@@ -115,8 +115,11 @@ async fn come_back(door: &Door, connection: &Connection, request: &ReturnRequest
         .ok()?;
     let reply = door.enrolment.come_back(request, &challenge, remote.ip()).await;
     match &reply {
-        ReturnReply::Granted(grant) => {
-            tracing::info!(%remote, node_id = %grant.node, "a node whose certificate had expired has proven its key and got another");
+        ReturnReply::Granted(Grant { node, .. }) => {
+            tracing::info!(%remote, node_id = %node, "a node whose certificate had expired has proven its key and got another");
+        }
+        ReturnReply::Followed { grant, .. } => {
+            tracing::info!(%remote, node_id = %grant.node, "a node whose certificate had expired has proven its key and got one of the newest root");
         }
         ReturnReply::Refused(refusal) => {
             tracing::info!(%remote, reason = ?refusal.reason, "a node whose certificate had expired was not taken back");

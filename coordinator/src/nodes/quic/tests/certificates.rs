@@ -195,14 +195,14 @@ fn copy(key: &KeyPair) -> KeyPair {
 fn granted(reply: ReturnReply) -> Grant {
     match reply {
         ReturnReply::Granted(grant) => grant,
-        ReturnReply::Refused(refusal) => panic!("{refusal:?}"),
+        other => panic!("{other:?}"),
     }
 }
 
 fn refusal(reply: ReturnReply) -> RenewRefusalReason {
     match reply {
-        ReturnReply::Granted(grant) => panic!("{grant:?}"),
         ReturnReply::Refused(refusal) => refusal.reason,
+        other => panic!("{other:?}"),
     }
 }
 
