@@ -79,13 +79,13 @@ pub async fn run(config: &Config, shutdown: CancellationToken) -> Result<(), Run
     tracing::info!(node_id = %identity.node, version = env!("CARGO_PKG_VERSION"), process = %process, "starts");
 
     let node = NodeContext::open(config, own_address(config, &identity).await)?;
-    let journal = Journal::open(state_dir)?;
     let repairs = Arc::new(Repairs::default());
-    // Before the link and without it: apps keep their ports through a reboot, whatever the coordinator does.
+    // Before the link and without it, and before the journal, which may be damaged: apps keep their ports through a reboot, whatever else is wrong.
     match publish::restore(&node).await {
         Ok(count) => tracing::info!(count, "published ports stand"),
         Err(fault) => tracing::error!(%fault, "published ports could not be set"),
     }
+    let journal = Journal::open(state_dir)?;
     let keeper = tokio::spawn(keep_published(node.clone(), repairs.clone()));
 
     let port = Arc::new(Port(node));

@@ -1,9 +1,14 @@
 //! `<state>/journal`: what was intended and what came of it, on disk before it is acted on or told.
 //!
-//! Append-only, compacted at start, when it has grown, and as soon as an intention that carried secrets is finished. Each append is synced before the
-//! next begins, so only the last record can be torn by a crash: it was never acted on and is cut off. Damage anywhere else is not guessed at.
+//! Append-only, compacted at start, when it has grown, and as soon as an intention that carried secrets is finished. Each append is one checksummed
+//! frame and synced before the next begins, so only the last frame can be torn by a crash: it was never acted on and is cut off. Damage anywhere else is
+//! not guessed at.
+//!
+//! A full disk refuses new work and nothing else: what is in the file stays valid, also when there is no room to compact it. What a failed sync left on the
+//! disk is unknown, so after one no work is taken until the agent has been restarted.
 
 use super::record::{self, HEAD_LEN, Record, State};
+use crate::host::files;
 use std::{
     fs::{File, OpenOptions},
     io::{self, Seek, SeekFrom, Write},
@@ -17,8 +22,10 @@ use zeroize::Zeroizing;
 const MAGIC: &[u8; 8] = b"PXJOURN1";
 /// Growth since the last compaction that starts the next one, bytes.
 const GROWTH_MAX: u64 = 1024 * 1024;
-/// Most records that share one sync.
+/// Most requests that share one sync.
 const BATCH_MAX: usize = 64;
+/// Most bytes of JSON that share one sync, as far as several requests make them up; the largest single request fits a frame beside them.
+const BATCH_BYTES_MAX: usize = record::JSON_MAX / 2;
 
 /// Why the journal cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -53,7 +60,7 @@ pub enum JournalError {
 /// A record did not reach the disk; the sentence says why.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{0}")]
-pub(crate) struct NotWritten(String);
+pub(crate) struct NotWritten(pub(super) String);
 
 /// The open file and what it adds up to.
 pub(crate) struct Journal {
@@ -62,7 +69,17 @@ pub(crate) struct Journal {
     length: u64,
     compacted_length: u64,
     state: State,
+    /// Secrets stand in the file that a compaction without room could not wipe.
+    unwiped: bool,
     broken: Option<String>,
+}
+
+/// Why a file was not compacted.
+enum NotCompacted {
+    /// The old file is still the journal.
+    Unchanged(io::Error),
+    /// The new one is, but whether that outlives a power loss is not known.
+    Uncertain(io::Error),
 }
 
 impl Journal {
@@ -78,15 +95,24 @@ impl Journal {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Zeroizing::default(),
             Err(error) => return Err(io("read")(error)),
         };
-        let state = replay(&path, &bytes)?;
+        let (state, intact) = replay(&path, &bytes)?;
         drop(bytes);
-        let (file, length) = write_whole(&path, &state).map_err(io("compact"))?;
+        let (file, length, unwiped) = match write_whole(&path, &state) {
+            Ok((file, length)) => (file, length, false),
+            // Without room for a new file the old one serves: jobs that run have to be looked after all the same.
+            Err(NotCompacted::Unchanged(error)) if intact > 0 => {
+                tracing::warn!(%error, path = %path.display(), "could not compact the journal; it is used as it is");
+                (reopen(&path, intact).map_err(io("open"))?, intact, true)
+            }
+            Err(NotCompacted::Unchanged(error) | NotCompacted::Uncertain(error)) => return Err(io("compact")(error)),
+        };
         Ok(Self {
             path,
             file,
             length,
             compacted_length: length,
             state,
+            unwiped,
             broken: None,
         })
     }
@@ -102,15 +128,13 @@ impl Journal {
         &self.state
     }
 
-    /// Writes the records and syncs. On an error none of them counts as written.
+    /// Writes the records as one frame and syncs. On an error none of them counts as written.
     pub(crate) fn append(&mut self, records: Vec<Record>) -> Result<(), NotWritten> {
         if let Some(why) = &self.broken {
             return Err(NotWritten(why.clone()));
         }
         let mut bytes = Zeroizing::new(Vec::new());
-        for record in &records {
-            record::write(record, &mut bytes).map_err(|error| NotWritten(format!("cannot write a record: {error}")))?;
-        }
+        record::write(&records, &mut bytes).map_err(|error| NotWritten(format!("cannot write a record: {error}")))?;
         if let Err(error) = self.file.write_all(&bytes) {
             return Err(self.take_back(error));
         }
@@ -119,11 +143,10 @@ impl Journal {
             return Err(self.give_up("sync", error));
         }
         self.length += bytes.len() as u64;
-        let mut wipe = false;
         for record in records {
-            wipe |= self.state.apply(record);
+            self.unwiped |= self.state.apply(record);
         }
-        if wipe || self.length > self.compacted_length + GROWTH_MAX {
+        if self.unwiped || self.length > self.compacted_length + GROWTH_MAX {
             self.compact();
         }
         Ok(())
@@ -150,25 +173,29 @@ impl Journal {
         NotWritten(why)
     }
 
-    /// A failure costs only space: what was appended stays valid.
+    /// A failure costs only space: what was appended stays valid. Secrets that it should have wiped are wiped with the next append that finds room.
     fn compact(&mut self) {
         match write_whole(&self.path, &self.state) {
             Ok((file, length)) => {
-                self.file = file;
-                self.length = length;
+                (self.file, self.length, self.unwiped) = (file, length, false);
             }
-            Err(error) => tracing::warn!(%error, path = %self.path.display(), "could not compact the journal"),
+            Err(NotCompacted::Unchanged(error)) => {
+                tracing::warn!(%error, path = %self.path.display(), "could not compact the journal");
+            }
+            // The file that is open has lost its name, and what were appended to the new one could be lost with the new name.
+            Err(NotCompacted::Uncertain(error)) => drop(self.give_up("compact", error)),
         }
         self.compacted_length = self.length;
     }
 }
 
-fn replay(path: &Path, bytes: &[u8]) -> Result<State, JournalError> {
+/// What the records add up to, and how many bytes are intact.
+fn replay(path: &Path, bytes: &[u8]) -> Result<(State, u64), JournalError> {
     let mut state = State::default();
     let Some(mut rest) = bytes.strip_prefix(MAGIC.as_slice()) else {
         // A crash while the very first file was made leaves nothing, since it is renamed into place: anything else is a stranger.
         return if bytes.is_empty() {
-            Ok(state)
+            Ok((state, 0))
         } else {
             Err(JournalError::Format(path.into()))
         };
@@ -189,38 +216,72 @@ fn replay(path: &Path, bytes: &[u8]) -> Result<State, JournalError> {
             );
             break;
         };
-        let record = serde_json::from_slice(json).map_err(|_| JournalError::Format(path.into()))?;
-        state.apply(record);
+        for record in record::read(json).map_err(|_| JournalError::Format(path.into()))? {
+            state.apply(record);
+        }
         rest = &rest[HEAD_LEN + json.len()..];
     }
-    Ok(state)
+    Ok((state, (bytes.len() - rest.len()) as u64))
+}
+
+/// The file as it is, without its torn end, open at its end.
+fn reopen(path: &Path, intact: u64) -> io::Result<File> {
+    let mut file = OpenOptions::new().read(true).write(true).open(path)?;
+    file.set_len(intact)?;
+    file.sync_all()?;
+    file.seek(SeekFrom::End(0))?;
+    Ok(file)
 }
 
 /// Writes a new file beside, syncs it and renames it into place. Answers it open at its end, and its length.
-fn write_whole(path: &Path, state: &State) -> io::Result<(File, u64)> {
-    let mut bytes = Zeroizing::new(MAGIC.to_vec());
-    for record in state.records() {
-        record::write(&record, &mut bytes)?;
-    }
+fn write_whole(path: &Path, state: &State) -> Result<(File, u64), NotCompacted> {
     let beside = path.with_extension("new");
-    let mut file = OpenOptions::new()
-        .create(true)
-        .write(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&beside)?;
-    file.write_all(&bytes)?;
-    file.sync_all()?;
-    std::fs::rename(&beside, path)?;
-    if let Some(folder) = path.parent() {
-        File::open(folder)?.sync_all()?;
+    let written = (|| {
+        let mut bytes = Zeroizing::new(MAGIC.to_vec());
+        for record in state.records() {
+            record::write(std::slice::from_ref(&record), &mut bytes)?;
+        }
+        let mut file = OpenOptions::new()
+            .create(true)
+            .write(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&beside)?;
+        file.write_all(&bytes)?;
+        file.sync_all()?;
+        std::fs::rename(&beside, path)?;
+        Ok((file, bytes.len() as u64))
+    })();
+    let written = written.map_err(|error| {
+        // Best effort: the error that matters is the one above, and the next compaction begins by emptying the file.
+        files::remove_if_there(&beside).ok();
+        NotCompacted::Unchanged(error)
+    })?;
+    match path.parent().map(files::sync_dir) {
+        Some(Err(error)) => Err(NotCompacted::Uncertain(error)),
+        _ => Ok(written),
     }
-    Ok((file, bytes.len() as u64))
 }
 
 struct Request {
     records: Vec<Record>,
     done: oneshot::Sender<Result<(), NotWritten>>,
+}
+
+/// The first request and those that wait behind it, as far as they fit one frame.
+fn batch(first: Request, inbox: &std::sync::mpsc::Receiver<Request>) -> Vec<Request> {
+    // What cannot be measured cannot be written either, and is told so when it is tried.
+    let size = |request: &Request| record::json_len(&request.records).unwrap_or(0);
+    let mut bytes = size(&first);
+    let mut batch = vec![first];
+    while bytes < BATCH_BYTES_MAX
+        && batch.len() < BATCH_MAX
+        && let Ok(next) = inbox.try_recv()
+    {
+        bytes += size(&next);
+        batch.push(next);
+    }
+    batch
 }
 
 /// The journal on a thread of its own: requests that wait while one is synced share the next sync.
@@ -235,9 +296,7 @@ impl Writer {
         let (requests, inbox) = std::sync::mpsc::channel::<Request>();
         std::thread::Builder::new().name("journal".into()).spawn(move || {
             while let Ok(first) = inbox.recv() {
-                let batch: Vec<Request> = std::iter::once(first)
-                    .chain(inbox.try_iter().take(BATCH_MAX - 1))
-                    .collect();
+                let batch = batch(first, &inbox);
                 let (records, waiting): (Vec<_>, Vec<_>) = batch.into_iter().map(|r| (r.records, r.done)).unzip();
                 let written = journal.append(records.into_iter().flatten().collect());
                 for done in waiting {

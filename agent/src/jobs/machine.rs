@@ -13,7 +13,7 @@ use proximity_protocol::{
     event::Notice,
     fault::{Fault, FaultKind},
     hello::OpenJob,
-    ids::Epoch,
+    ids::{Epoch, OperationId},
 };
 use std::{
     collections::HashMap,
@@ -229,21 +229,12 @@ impl Jobs {
                         Slot::Finished(_) => forgotten.push(key.clone()),
                     }
                 }
-                if !forgotten.is_empty() {
-                    let record = |job: &JobKey| Record::Forgotten { job: job.clone() };
-                    // What cannot be forgotten on the disk stays here too, and is told at the next Hello: an intention that only the disk knows would be
-                    // carried out by the agent's next run.
-                    self.inner.journal.write(forgotten.iter().map(record).collect()).await?;
-                }
-                // Under the lock, so that no new act of the operation begins while its leftovers are marked.
-                let mut table = self.table();
-                for key in &forgotten {
-                    table.jobs.remove(key);
-                }
-                if !table.jobs.keys().any(|key| key.operation == *operation) {
-                    self.inner.steps.forget(*operation);
-                }
-                Ok(())
+                // A task of its own: the connection that brought the notice may end at any moment, and memory must not say something else than the disk.
+                let (this, operation) = (self.clone(), *operation);
+                let done = tokio::spawn(async move { this.forget(operation, forgotten).await });
+                done.await.unwrap_or_else(|error| {
+                    Err(NotWritten(format!("forgetting a committed result broke off: {error}")))
+                })
             }
             Notice::Cancel { operation } => {
                 for (key, slot) in &self.table().jobs {
@@ -263,6 +254,25 @@ impl Jobs {
             | Notice::Roots(_)
             | Notice::RenewNow => Ok(()),
         }
+    }
+
+    /// Drops results that the coordinator has committed.
+    async fn forget(&self, operation: OperationId, jobs: Vec<JobKey>) -> Result<(), NotWritten> {
+        if !jobs.is_empty() {
+            let record = |job: &JobKey| Record::Forgotten { job: job.clone() };
+            // What cannot be forgotten on the disk stays here too, and is told at the next Hello: an intention that only the disk knows would be
+            // carried out by the agent's next run.
+            self.inner.journal.write(jobs.iter().map(record).collect()).await?;
+        }
+        // Under the lock, so that no new act of the operation begins while its leftovers are marked.
+        let mut table = self.table();
+        for key in &jobs {
+            table.jobs.remove(key);
+        }
+        if !table.jobs.keys().any(|key| key.operation == operation) {
+            self.inner.steps.forget(operation);
+        }
+        Ok(())
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {

@@ -4,7 +4,8 @@
 //! 0                4                8
 //! | length of JSON | CRC-32 of JSON | JSON …
 //! ```
-//! Numbers big-endian.
+//! Numbers big-endian. The JSON of such a frame is one record, or a list of those that were written at once: a disk that loses power may keep the later
+//! blocks of one write and lose the earlier, so what is synced together stands or falls together.
 
 use super::{JobKey, JobResult};
 use proximity_protocol::{
@@ -12,13 +13,13 @@ use proximity_protocol::{
     ids::Epoch,
 };
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, io};
 use zeroize::Zeroizing;
 
 /// Length and checksum.
 pub(crate) const HEAD_LEN: usize = 8;
-/// No record is longer: a recipe of the largest command grows about fourfold in JSON.
-const JSON_MAX: usize = 16 * 1024 * 1024;
+/// No frame is longer: a recipe of the largest command grows about fourfold in JSON.
+pub(crate) const JSON_MAX: usize = 16 * 1024 * 1024;
 
 /// What a record says. Variants and their fields are never renamed: a journal outlives an update of the agent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -128,17 +129,47 @@ fn carried_secrets(before: Option<(u64, Entry)>) -> bool {
     matches!(before, Some((_, Entry::Open(command))) if matches!(command.verb, Verb::InstallRecipe { .. }))
 }
 
-/// Appends the record's bytes to `bytes`.
-pub(crate) fn write(record: &Record, bytes: &mut Zeroizing<Vec<u8>>) -> Result<(), serde_json::Error> {
-    let json = Zeroizing::new(serde_json::to_vec(record)?);
-    let length = u32::try_from(json.len()).expect("a command of at most 1 MiB grows at most sixfold in JSON");
+/// Appends one frame with all these records to `bytes`. Fails if they are more than a frame holds; see [`json_len`].
+pub(crate) fn write(records: &[Record], bytes: &mut Zeroizing<Vec<u8>>) -> io::Result<()> {
+    let json = Zeroizing::new(match records {
+        [one] => serde_json::to_vec(one)?,
+        many => serde_json::to_vec(many)?,
+    });
+    let length = u32::try_from(json.len()).ok().filter(|_| json.len() <= JSON_MAX);
+    let length = length.ok_or_else(|| io::Error::other(format!("{} bytes are too many for one record", json.len())))?;
     bytes.extend_from_slice(&length.to_be_bytes());
     bytes.extend_from_slice(&crc32(&json).to_be_bytes());
     bytes.extend_from_slice(&json);
     Ok(())
 }
 
-/// The JSON of a whole and intact record at the start of `bytes`.
+/// How long records are as JSON, bytes.
+pub(crate) fn json_len(records: &[Record]) -> Result<usize, serde_json::Error> {
+    struct Count(usize);
+    impl io::Write for Count {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0 += bytes.len();
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut count = Count(0);
+    serde_json::to_writer(&mut count, records)?;
+    Ok(count.0)
+}
+
+/// The records of a frame's JSON.
+pub(crate) fn read(json: &[u8]) -> Result<Vec<Record>, serde_json::Error> {
+    if json.first() == Some(&b'[') {
+        serde_json::from_slice(json)
+    } else {
+        serde_json::from_slice(json).map(|record| vec![record])
+    }
+}
+
+/// The JSON of a whole and intact frame at the start of `bytes`.
 pub(crate) fn intact(bytes: &[u8]) -> Option<&[u8]> {
     let (length, rest) = bytes.split_first_chunk::<4>()?;
     let (sum, rest) = rest.split_first_chunk::<4>()?;

@@ -224,3 +224,75 @@ fn jobs_keep_their_order_through_compaction() {
         assert_eq!(keys, order.each_ref().map(JobKey::of));
     }
 }
+
+/// A disk that loses power may keep the later blocks of one write and lose the earlier. Several requests share a write, so the loss must take all of them.
+#[test]
+fn records_of_one_write_fall_together_when_its_first_block_is_lost() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("journal");
+    let mut journal = open(folder.path());
+    journal.append(vec![intention(&start(1, 100))]).unwrap();
+    let before = usize::try_from(fs::metadata(&path).unwrap().len()).unwrap();
+    let expected = entries(&journal);
+    journal
+        .append((2..40).map(|number| intention(&start(number, 100))).collect())
+        .unwrap();
+    drop(journal);
+    let bytes = fs::read(&path).unwrap();
+    assert!(bytes.len() > before + 2048);
+    for lost in [before..before + 512, before + 512..before + 1024] {
+        let mut torn = bytes.clone();
+        torn[lost].fill(0);
+        fs::write(&path, &torn).unwrap();
+        assert_eq!(entries(&open(folder.path())), expected);
+    }
+}
+
+#[test]
+fn a_journal_of_single_records_is_still_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut bytes = zeroize::Zeroizing::new(b"PXJOURN1".to_vec());
+    for record in life() {
+        super::super::record::write(&[record], &mut bytes).unwrap();
+    }
+    assert!(!bytes.windows(2).any(|two| two == b"[{"));
+    fs::write(folder.path().join("journal"), &*bytes).unwrap();
+    assert_eq!(
+        entries(&open(folder.path())),
+        [(JobKey::of(&start(1, 100)), Entry::Finished(Ok(Outcome::Done)))]
+    );
+}
+
+/// Where no file can be made beside it (a full disk), the journal is used as it is, and secrets are wiped as soon as there is room.
+#[test]
+fn without_room_to_compact_it_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("journal");
+    let job = install(1, "hunter2-hunter2");
+    let mut journal = open(folder.path());
+    journal
+        .append(vec![intention(&start(7, 100)), intention(&job)])
+        .unwrap();
+    drop(journal);
+    let intact = fs::metadata(&path).unwrap().len();
+    let mut torn = fs::read(&path).unwrap();
+    torn.extend_from_slice(b"torn");
+    fs::write(&path, torn).unwrap();
+    let in_the_way = folder.path().join("journal.new");
+    fs::create_dir(&in_the_way).unwrap();
+
+    let mut journal = open(folder.path());
+    assert_eq!(fs::metadata(&path).unwrap().len(), intact, "the torn end is cut");
+    journal.append(vec![result(&job)]).unwrap();
+    let known = entries(&journal);
+    assert_eq!(entries(&open(folder.path())), known, "nothing written is lost");
+    let holds_secret = || String::from_utf8_lossy(&fs::read(&path).unwrap()).contains("hunter2-hunter2");
+    assert!(holds_secret());
+    fs::remove_dir(&in_the_way).unwrap();
+    journal.append(vec![forgotten(&job)]).unwrap();
+    assert!(!holds_secret());
+    assert_eq!(
+        entries(&open(folder.path())),
+        [(JobKey::of(&start(7, 100)), Entry::Open(Box::new(start(7, 100))))]
+    );
+}

@@ -315,3 +315,29 @@ async fn a_result_that_could_not_be_written_is_told_as_open_until_it_is_forgotte
     assert_eq!(jobs.open_jobs().len(), 1);
     assert!(jobs.open_jobs()[0].finished);
 }
+
+/// The connection that brings a notice may end while the journal is being written.
+#[tokio::test]
+async fn a_notice_that_is_dropped_half_way_is_carried_out_all_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let steps = Scripted::done(true);
+    let jobs = jobs(folder.path(), steps.clone());
+    assert_eq!(end(&jobs, start(1, 100)).await, Ok(Outcome::Done));
+    let committed = Notice::Committed {
+        operation: start(1, 100).operation,
+        step: None,
+    };
+    {
+        let mut heard = std::pin::pin!(jobs.on_notice(&committed));
+        let waker = std::task::Waker::noop();
+        let polled = std::future::Future::poll(heard.as_mut(), &mut std::task::Context::from_waker(waker));
+        assert!(polled.is_pending());
+    }
+    within(async {
+        while !jobs.open_jobs().is_empty() || steps.forgotten.lock().unwrap().is_empty() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert_eq!(*steps.forgotten.lock().unwrap(), [start(1, 100).operation]);
+}
