@@ -3,7 +3,7 @@
 use crate::{
     fault::Fault,
     ids::{BridgeName, Epoch, MacAddress, OperationId, Owner, StepKey, StorageId, TemplatePrefix, Vmid, VolumeId},
-    observed::Inventory,
+    observed::{Inventory, RecordObserved},
     spec::{ContainerSpec, Recipe},
 };
 use serde::{Deserialize, Serialize};
@@ -90,6 +90,8 @@ pub enum Verb {
     },
     /// The container, its volumes and its ownership record are gone. Refused for what is not ours.
     EnsureDestroyed(Target),
+    /// Tells every ownership record that the node sees, in a cluster those of all its nodes. Reads only; not journaled.
+    Records,
 }
 
 /// A container that a verb acts on: refused unless the node's ownership record says the same.
@@ -134,18 +136,19 @@ impl Verb {
             Verb::EnsurePublished { .. } => "ensure_published",
             Verb::EnsureUnpublished { .. } => "ensure_unpublished",
             Verb::EnsureDestroyed(_) => "ensure_destroyed",
+            Verb::Records => "records",
         }
     }
 
     /// Whether it only looks: such a command is neither journaled nor refused for want of quorum.
     pub fn reads_only(&self) -> bool {
-        matches!(self, Verb::Inventory | Verb::Confirm(_))
+        matches!(self, Verb::Inventory | Verb::Confirm(_) | Verb::Records)
     }
 
     /// The container that it acts on, if it acts on one.
     pub fn vmid(&self) -> Option<Vmid> {
         match self {
-            Verb::Inventory | Verb::EnsureTemplate { .. } => None,
+            Verb::Inventory | Verb::Records | Verb::EnsureTemplate { .. } => None,
             Verb::Confirm(confirm) => Some(confirm.vmid),
             Verb::EnsureCreated(spec) => Some(spec.vmid),
             Verb::EnsureStarted(target) | Verb::EnsureDestroyed(target) => Some(target.vmid),
@@ -188,6 +191,8 @@ pub enum Outcome {
         /// The node's address at which the port answers.
         address: Ipv4Addr,
     },
+    /// Of `Records`: all of them. (Otherwise a fault says which cannot be read.)
+    Records(Vec<RecordObserved>),
 }
 
 /// What an agent sends on a command's stream. Append only.

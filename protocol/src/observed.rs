@@ -1,6 +1,6 @@
 //! What is, as an agent reads it. "Not read" is always a case of its own: unknown is never empty.
 
-use crate::ids::{BridgeName, NodeName, Owner, StorageId, Vmid};
+use crate::ids::{BridgeName, NodeName, OperationId, Owner, StorageId, Vmid};
 use serde::{Deserialize, Serialize};
 use std::net::Ipv4Addr;
 
@@ -129,6 +129,19 @@ pub struct PublishedObserved {
     pub address: Ipv4Addr,
     /// Where it leads.
     pub port: u16,
+}
+
+/// An ownership record: what says that a container is ours.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordObserved {
+    /// Of which number. Whether there is a container of that number is another question.
+    pub vmid: Vmid,
+    /// Whose the container is.
+    pub owner: Owner,
+    /// The operation that made it.
+    pub operation: OperationId,
+    /// When the making began, seconds since 1970 by the node's clock.
+    pub began_unix_s: i64,
 }
 
 /// Everything that one node can tell about guests. Only a complete inventory of a quorate node is evidence that something is missing.

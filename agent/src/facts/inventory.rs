@@ -1,10 +1,15 @@
 //! What is on the node: containers, guests elsewhere, published ports. Whatever could not be read is named, so that its absence proves nothing.
 
 use super::{NodeContext, addresses, cluster, running};
-use crate::{ownership, publish, pve::cluster::GuestKind};
+use crate::{
+    ownership::{self, OwnershipRecord},
+    publish,
+    pve::cluster::GuestKind,
+};
 use proximity_protocol::{
+    fault::Fault,
     ids::Vmid,
-    observed::{ContainerObserved, Inventory, RunState},
+    observed::{ContainerObserved, Inventory, RecordObserved, RunState},
 };
 use std::collections::BTreeSet;
 
@@ -22,6 +27,19 @@ impl NodeContext {
                 published: vec![],
             },
         }
+    }
+}
+
+impl NodeContext {
+    /// Every ownership record that this node sees. One that cannot be read is a fault: a list that lacks it would say that it does not exist.
+    pub(crate) fn records(&self) -> Result<Vec<RecordObserved>, Fault> {
+        let observed = |(vmid, record): (Vmid, OwnershipRecord)| RecordObserved {
+            vmid,
+            owner: record.owner,
+            operation: record.operation,
+            began_unix_s: record.began_unix_s,
+        };
+        Ok(ownership::all(self)?.into_iter().map(observed).collect())
     }
 }
 

@@ -84,7 +84,11 @@ pub(crate) fn check(verb: &Verb) -> Result<(), Fault> {
         }
     };
     match verb {
-        Verb::Inventory | Verb::EnsureTemplate { .. } | Verb::EnsureStarted(_) | Verb::EnsureDestroyed(_) => Ok(()),
+        Verb::Inventory
+        | Verb::Records
+        | Verb::EnsureTemplate { .. }
+        | Verb::EnsureStarted(_)
+        | Verb::EnsureDestroyed(_) => Ok(()),
         Verb::Confirm(confirm) => within("public_port", confirm.public_port.into(), 1, 65_535),
         Verb::EnsureCreated(spec) => spec.check().map_err(|error| malformed(error.to_string())),
         Verb::EnsureStopped { timeout_s, .. } => within("timeout_s", (*timeout_s).into(), 0, 600),

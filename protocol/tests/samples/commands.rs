@@ -4,6 +4,7 @@ use super::{EPOCH, Sample, conversation::inventory, fault, operation, owner, sam
 use proximity_protocol::{
     command::{Command, Confirm, Outcome, Progress, Reply, Target, Verb},
     fault::FaultKind,
+    observed::RecordObserved,
     secret::SecretText,
     spec::{AddressSpec, ContainerSpec, NetworkSpec, Recipe, RecipeFile, VolumeSpec},
 };
@@ -155,6 +156,7 @@ fn verbs() -> Vec<(&'static str, Verb)> {
             },
         ),
         ("ensure_destroyed", Verb::EnsureDestroyed(target())),
+        ("records", Verb::Records),
         ("ensure_created.dhcp", Verb::EnsureCreated(spec(AddressSpec::Dhcp))),
     ]
 }
@@ -179,6 +181,15 @@ fn outcomes() -> Vec<(&'static str, Outcome)> {
         ),
         ("network", Outcome::Network { address }),
         ("published", Outcome::Published { address }),
+        (
+            "records",
+            Outcome::Records(vec![RecordObserved {
+                vmid: vmid(),
+                owner: owner(),
+                operation: operation(),
+                began_unix_s: 1_795_379_901,
+            }]),
+        ),
     ]
 }
 

@@ -39,6 +39,9 @@ pub async fn execute(node: &NodeContext, command: &Command, progress: &ProgressS
     if command.verb == Verb::Inventory {
         return Ok(Outcome::Inventory(Box::new(node.inventory().await)));
     }
+    if command.verb == Verb::Records {
+        return Ok(Outcome::Records(node.records()?));
+    }
     Policy::load(&node.config().paths.policy)?.check(&command.verb)?;
     if !command.verb.reads_only() && !cluster::members(node)?.quorate {
         return Err(Fault::new(
@@ -62,6 +65,7 @@ pub async fn execute(node: &NodeContext, command: &Command, progress: &ProgressS
 async fn run(act: &Act<'_>, verb: &Verb) -> Result<Outcome, Fault> {
     match verb {
         Verb::Inventory => Ok(Outcome::Inventory(Box::new(act.node.inventory().await))),
+        Verb::Records => Ok(Outcome::Records(act.node.records()?)),
         Verb::Confirm(confirm) => confirm::run(act, confirm).await,
         Verb::EnsureTemplate { storage, prefix } => ensure_template::run(act, storage, prefix).await,
         Verb::EnsureCreated(spec) => ensure_created::run(act, spec).await,

@@ -19,7 +19,11 @@ fn within(what: &str, value: u32, min: u32, max: u32) -> Result<(), Fault> {
 /// Refuses what no coordinator of ours would send.
 pub(super) fn check(verb: &Verb) -> Result<(), Fault> {
     match verb {
-        Verb::Inventory | Verb::EnsureTemplate { .. } | Verb::EnsureStarted(_) | Verb::EnsureDestroyed(_) => Ok(()),
+        Verb::Inventory
+        | Verb::Records
+        | Verb::EnsureTemplate { .. }
+        | Verb::EnsureStarted(_)
+        | Verb::EnsureDestroyed(_) => Ok(()),
         Verb::Confirm(confirm) => within("public_port", confirm.public_port.into(), 1, 65_535),
         Verb::EnsureCreated(spec) => {
             spec.check().map_err(|error| malformed(error.to_string()))?;

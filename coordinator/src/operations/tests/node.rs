@@ -5,7 +5,7 @@ use proximity_protocol::{
     command::{Command, Outcome, Progress, Target, Verb},
     fault::{Fault, FaultKind},
     ids::{NodeId, OperationId, Owner, StepKey, Vmid, VolumeId},
-    observed::{ContainerObserved, Inventory, PublishedObserved, RunState},
+    observed::{ContainerObserved, Inventory, PublishedObserved, RecordObserved, RunState},
     spec::{AddressSpec, Recipe},
 };
 use std::{
@@ -268,6 +268,15 @@ fn act(model: &mut Model, command: &Command) -> Result<Outcome, Fault> {
     };
     match &command.verb {
         Verb::Inventory => Ok(Outcome::Inventory(Box::new(inventory(model)))),
+        Verb::Records => {
+            let record = |(vmid, container): (&u32, &Container)| RecordObserved {
+                vmid: Vmid::new(*vmid).unwrap(),
+                owner: container.owner.clone(),
+                operation: command.operation,
+                began_unix_s: 0,
+            };
+            Ok(Outcome::Records(model.containers.iter().map(record).collect()))
+        }
         Verb::Confirm(confirm) => {
             if model.stranger_vmids.contains(&confirm.vmid.get()) {
                 return no(FaultKind::VmidTaken);
