@@ -26,22 +26,33 @@ pub struct Found {
     pub containers: BTreeSet<u32>,
     /// VMIDs with an ownership record, and the app that it names.
     pub records: BTreeMap<u32, String>,
-    /// Entries of `images/` of the directory storage, by VMID.
+    /// Entries of `images/` of the directory storage and of shared ones, by VMID.
     pub volumes: BTreeSet<u32>,
 }
 
 impl NodeFiles {
-    /// Reads the node.
+    /// Reads the node. What a cluster shares (ownership records, volumes of shared storages) counts for the node that has the container, and where no
+    /// node has it for every one.
     pub fn read(&self) -> Result<Found> {
         let pve = self.root.join("etc/pve");
         let mut found = Found::default();
-        for name in names(&pve.join("nodes").join(&self.name).join("lxc"))? {
-            if let Some(vmid) = name.strip_suffix(".conf").and_then(|n| n.parse().ok()) {
-                found.containers.insert(vmid);
+        let mut elsewhere = BTreeSet::new();
+        for node in names(&pve.join("nodes"))? {
+            for name in names(&pve.join("nodes").join(&node).join("lxc"))? {
+                if let Some(vmid) = name.strip_suffix(".conf").and_then(|n| n.parse().ok()) {
+                    let list = if node == self.name {
+                        &mut found.containers
+                    } else {
+                        &mut elsewhere
+                    };
+                    list.insert(vmid);
+                }
             }
         }
         for name in names(&pve.join("priv/proximity"))? {
-            if let Ok(vmid) = name.parse::<u32>() {
+            if let Ok(vmid) = name.parse::<u32>()
+                && !elsewhere.contains(&vmid)
+            {
                 let text = std::fs::read_to_string(pve.join("priv/proximity").join(&name))?;
                 let record: serde_json::Value =
                     serde_json::from_str(&text).with_context(|| format!("record {name}: {text}"))?;
@@ -52,15 +63,28 @@ impl NodeFiles {
                 found.records.insert(vmid, app.to_owned());
             }
         }
-        for name in names(&self.root.join("var/lib/vz/images"))? {
-            if let Ok(vmid) = name.parse::<u32>()
-                && !names(&self.root.join("var/lib/vz/images").join(&name))?.is_empty()
-            {
-                found.volumes.insert(vmid);
-            }
+        found.volumes.extend(volumes(&self.root.join("var/lib/vz/images"))?);
+        for shared in names(&self.root.join("mnt/pve"))? {
+            let images = self.root.join("mnt/pve").join(shared).join("images");
+            found
+                .volumes
+                .extend(volumes(&images)?.into_iter().filter(|vmid| !elsewhere.contains(vmid)));
         }
         Ok(found)
     }
+}
+
+/// Whose volumes are in a storage's folder of images.
+fn volumes(images: &Path) -> Result<Vec<u32>> {
+    let mut owners = Vec::new();
+    for name in names(images)? {
+        if let Ok(vmid) = name.parse::<u32>()
+            && !names(&images.join(&name))?.is_empty()
+        {
+            owners.push(vmid);
+        }
+    }
+    Ok(owners)
 }
 
 fn names(folder: &Path) -> Result<Vec<String>> {

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::body::{BodyError, Interrupted};
+use crate::cluster::Cluster;
 use crate::node::Node;
 use crate::options::Arguments;
 use crate::script::{At, Fault};
@@ -165,8 +166,19 @@ impl Call<'_> {
         }
     }
 
+    /// On a machine without power nothing goes on.
+    fn check_power(&self) -> Result<(), Stop> {
+        let name = &self.node.layout.info().name;
+        let info = Cluster::of(&self.node.layout).and_then(|cluster| cluster.info().ok());
+        match info.as_ref().and_then(|info| info.member(name)) {
+            Some(member) if !member.powered => Err(self.kill_self()),
+            _ => Ok(()),
+        }
+    }
+
     /// A point at which the script may interfere.
     pub(crate) fn point(&mut self, at: At) -> Result<(), Stop> {
+        self.check_power()?;
         let faults = crate::script::due(&self.node.layout, &self.tool, &self.sub, self.vmid, at)
             .map_err(|error| Stop::die(format!("pve-sim: {}: {error}", self.node.layout.script().display())))?;
         for fault in faults {
@@ -202,6 +214,7 @@ impl Call<'_> {
                     .map_err(|error| Stop::die(format!("{}: {error}", path.display())))?;
                 while !path.exists() {
                     self.check_signals()?;
+                    self.check_power()?;
                     self.node.clock.wait_a_little_for(&path);
                 }
                 Ok(())

@@ -48,6 +48,9 @@ pub struct NodeInfo {
     /// Settings of the lxc body, which it alone understands.
     #[serde(default)]
     pub lab: serde_json::Value,
+    /// Folder of the cluster that it belongs to, see [`crate::cluster`]; `None`: a standalone machine.
+    #[serde(default)]
+    pub cluster: Option<PathBuf>,
 }
 
 /// Paths of one node. Every method is a pure path; nothing is created.
@@ -105,6 +108,15 @@ impl Layout {
         self.root.join("etc/pve")
     }
 
+    /// The folder that really holds the files of `/etc/pve`. In a cluster `/etc/pve` is made of links into it, so what replaces a
+    /// file of the top level must do it here.
+    pub fn pve_files(&self) -> PathBuf {
+        match &self.info.cluster {
+            Some(cluster) => cluster.join("views").join(&self.info.name),
+            None => self.pve(),
+        }
+    }
+
     /// The configuration file of a container.
     pub fn conf_path(&self, vmid: u32) -> PathBuf {
         self.pve().join(format!("nodes/{}/lxc/{vmid}.conf", self.info.name))
@@ -113,6 +125,20 @@ impl Layout {
     /// `/var/lib/lxc/<id>`: what the body keeps of a container.
     pub fn lxc_dir(&self, vmid: u32) -> PathBuf {
         self.root.join(format!("var/lib/lxc/{vmid}"))
+    }
+
+    /// What stands for the disks of a hollow container. In a cluster it goes with the container from node to node; whether the
+    /// node could use it is told by the volumes.
+    pub fn guest_dir(&self, vmid: u32) -> PathBuf {
+        self.guests().join(vmid.to_string())
+    }
+
+    /// Folder of [`Layout::guest_dir`].
+    pub(crate) fn guests(&self) -> PathBuf {
+        match &self.info.cluster {
+            Some(cluster) => cluster.join("guests"),
+            None => self.root.join("var/lib/lxc"),
+        }
     }
 
     /// The file lock of a container's configuration.

@@ -1,6 +1,6 @@
-//! A simulated Proxmox VE node: `pct`, `vzdump`, `pvesh`, `pvesm`, `pveam`, `pveversion`, and `nft` for its hollow body.
-//! The words, exits and files are those that were recorded from the real tools of the PVE 8.4 line; `tests/replay` replays
-//! the recordings.
+//! Simulated Proxmox VE nodes, alone or in clusters: `pct`, `vzdump`, `pvesh`, `pvesm`, `pveam`, `pveversion`, `ha-manager`, and `nft` for the hollow
+//! body. The words, exits and files are those that were recorded from the real tools of the PVE 8.4 line; `tests/replay` replays
+//! the recordings. What a cluster adds was not recorded but read from Proxmox's source; [`cluster`] and [`ha`] name the places.
 //!
 //! # Two doors
 //!
@@ -15,6 +15,12 @@
 //!
 //! [`Node::reboot`] is a reboot: new boot id, nothing runs, `/run` and the nftables ruleset are gone, `onboot: 1` containers
 //! start. [`Node::add_stranger`] lets a guest of somebody else appear, on this node or another one of the cluster.
+//!
+//! # Clusters
+//!
+//! [`Cluster::create`] makes an empty one, [`NodeSpec::cluster`] lets a node join it (hollow nodes only; the lxc body knows standalone machines). [`Cluster`]
+//! breaks the network, takes power away and gives it back; quorum follows. `pct migrate` and `ha-manager` are tools like the others; HA's daemons run in
+//! `pve-sim serve` of each node, or are called with [`ha::round`].
 //!
 //! # Bodies
 //!
@@ -33,7 +39,7 @@
 //! |---|---|
 //! | `node.json` | [`NodeInfo`]; may be edited while nothing runs |
 //! | `script.json` | the fault script, see [`Script`]; absent: no faults |
-//! | `etc/pve/…` | `nodes/<node>/lxc/<id>.conf`, links `lxc` and `local`, `.vmlist`, `.version`, `.members`, `storage.cfg`, `datacenter.cfg`, `priv/` (0700), `pve-root-ca.pem` (another key in every node) |
+//! | `etc/pve/…` | `nodes/<node>/lxc/<id>.conf`, links `lxc` and `local`, `.vmlist`, `.version`, `.members`, `storage.cfg`, `datacenter.cfg`, `user.cfg`, `priv/` (0700), `pve-root-ca.pem` (another key in every host); in a cluster links, see [`cluster`] |
 //! | `var/lib/vz/{template/cache,template/iso,images,dump}` | storage `local` (dir); `mnt/btr` is storage `btr` (btrfs) |
 //! | `var/log/pve/tasks/<x>/<UPID>`, `…/active`, `…/index` | worker tasks |
 //! | `run/lock/lxc/pve-config-<id>.lock`, `var/run/vzdump.lock` | real `flock`s (`var/run` is a link to `run`) |
@@ -55,15 +61,15 @@
 //! # Not simulated: `pve-sim: not simulated: …`, exit 99
 //!
 //! - `pct`: `df, fsck, fstrim, mount, unmount, move-volume, remote-migrate, resume, console, enter, help`; `migrate` beyond its
-//!   refusals; linked clones, clones to another node; bind mounts, existing volumes for a new container, `--dev`,
+//!   refusals on standalone nodes, `--target-storage`, local volumes of `btrfs`; linked clones, clones to another node; bind mounts, existing volumes for a new container, `--dev`,
 //!   `--hookscript`, `--pool`
 //! - `vzdump`: `--all`, `--pool`, `--script`, `--stdout`, `--job-id`, `--fleecing`, `--stop`, `--exclude-path`, prune rules
 //!   other than `keep-last`; `suspend` and `snapshot` only in words
-//! - `pvesm`: everything but `status, list, path, alloc, free, extractconfig`; storages other than `dir` and `btrfs`
+//! - `pvesm`: everything but `status, list, path, alloc, free, extractconfig`; storages other than `dir`, `btrfs` and `nfs`
 //! - `pveam help`; `pvesh`: paths that its module does not list, `set`, `delete`, `ls`, `usage`, tables as text
 //! - `nft`: `reset`, `replace`, `rename`, `monitor`; sets and maps other than by name; text beyond its module's list
 //! - hollow containers: commands beyond a few of the shell's (`exec.log` has all of them)
-//! - clusters (quorum, HA, migration), ZFS, LVM-thin, RBD, PBS, users and permissions, OCI templates
+//! - real containers in clusters, HA groups and rules, replication, ZFS, LVM-thin, RBD, PBS, users and permissions, OCI templates
 //!
 //! What differs though it looks the same: no disk fills up; `digest` and counters are right but not equal to the recordings';
 //! snapshots keep configurations only; a hollow backup's archive is a list of its files, its configuration lies beside it.
@@ -72,7 +78,9 @@ pub mod body;
 mod call;
 mod check;
 pub mod clock;
+pub mod cluster;
 pub mod conf;
+pub mod ha;
 pub mod lab;
 pub mod layout;
 mod locks;
@@ -91,10 +99,12 @@ mod spec;
 mod storage;
 mod tasks;
 mod tools;
+mod users;
 mod vzdump;
 
 pub use call::{EXIT_KILLED, EXIT_NOT_SIMULATED, Signals};
 pub use clock::{Clock, SystemClock};
+pub use cluster::{Cluster, ClusterInfo, Member};
 pub use layout::{BodyKind, Layout, NodeInfo};
 pub use node::Node;
 pub use script::{At, Fault, Hits, Rule, Script};

@@ -18,6 +18,8 @@ pub struct Node {
     pub(crate) layout: Layout,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) body: Box<dyn Body>,
+    /// HA itself calls the tools: they act at once and ask it nothing.
+    pub(crate) by_ha: bool,
     signals: Signals,
 }
 
@@ -33,6 +35,7 @@ impl Node {
             layout,
             clock: Arc::new(SystemClock),
             body,
+            by_ha: false,
             signals: Signals::default(),
         })
     }
@@ -41,6 +44,13 @@ impl Node {
     #[must_use]
     pub fn with_clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = clock;
+        self
+    }
+
+    /// As the node's local HA manager calls the tools.
+    #[must_use]
+    pub(crate) fn by_ha(mut self) -> Self {
+        self.by_ha = true;
         self
     }
 

@@ -1,4 +1,4 @@
-//! The option tables of the real tools (`data/options.tsv`, taken from their own usage texts) and a parser that reads
+//! The option tables of the real tools (`data/options.tsv`, taken from their own usage texts; `options-source.tsv`, read from source) and a parser that reads
 //! arguments as Perl's Getopt::Long and PVE::JSONSchema do.
 
 use std::collections::BTreeMap;
@@ -57,9 +57,13 @@ static TABLE: OnceLock<BTreeMap<String, CommandSpec>> = OnceLock::new();
 fn table() -> &'static BTreeMap<String, CommandSpec> {
     TABLE.get_or_init(|| {
         let mut table: BTreeMap<String, CommandSpec> = BTreeMap::new();
-        for line in include_str!("../data/options.tsv")
-            .lines()
-            .filter(|line| !line.starts_with('#'))
+        for line in [
+            include_str!("../data/options.tsv"),
+            include_str!("../data/options-source.tsv"),
+        ]
+        .into_iter()
+        .flat_map(str::lines)
+        .filter(|line| !line.starts_with('#'))
         {
             let mut columns = line.splitn(3, '\t');
             let (Some(command), Some(name), kind) = (columns.next(), columns.next(), columns.next().unwrap_or(""))

@@ -11,6 +11,7 @@ use serde_json::json;
 
 use crate::body::hollow::kernel;
 use crate::clock::{Clock, SystemClock, now_s};
+use crate::cluster::Cluster;
 use crate::layout::{BodyKind, Layout, NodeInfo, write_atomically};
 use crate::node::Node;
 use crate::storage::random_uuid;
@@ -54,6 +55,8 @@ pub struct NodeSpec {
     pub default_ports: Vec<u16>,
     /// Settings for the lxc body.
     pub lab: serde_json::Value,
+    /// The cluster that it joins; hollow nodes only. `None`: a standalone machine.
+    pub cluster: Option<Cluster>,
 }
 
 impl NodeSpec {
@@ -77,6 +80,7 @@ impl NodeSpec {
             index: true,
             default_ports: Vec::new(),
             lab: serde_json::Value::Null,
+            cluster: None,
         }
     }
 
@@ -109,6 +113,9 @@ impl Node {
             ));
         }
         fs::create_dir_all(root)?;
+        if spec.cluster.is_some() && spec.body != BodyKind::Hollow {
+            return Err(io::Error::other("only hollow nodes can be in a cluster"));
+        }
         let root = root.canonicalize()?;
         let pool = match &spec.template_pool {
             Some(pool) => pool.clone(),
@@ -129,10 +136,14 @@ impl Node {
             template_pool: Some(pool.clone()),
             default_ports: spec.default_ports.clone(),
             lab: spec.lab.clone(),
+            cluster: spec.cluster.as_ref().map(|cluster| cluster.folder().to_owned()),
         };
         let layout = Layout::new(root.clone(), info.clone());
         folders(&layout)?;
-        pve_files(&layout)?;
+        match &spec.cluster {
+            Some(cluster) => join(&layout, cluster)?,
+            None => pve_files(&layout)?,
+        }
         templates(&layout, spec, &pool)?;
         links(&layout, spec)?;
         system_files(&layout, clock.as_ref())?;
@@ -141,16 +152,15 @@ impl Node {
     }
 
     /// A reboot of the node: everything that ran is gone, so are `/run`, the nftables ruleset and a fault's counters; a new
-    /// boot id. With `start_onboot` the containers with `onboot: 1` are started, as the real node does.
+    /// boot id. With `start_onboot` the containers with `onboot: 1` are started, as the real node does: if the cluster has quorum, and without those that HA
+    /// manages (`PVE::API2::Nodes::startall`).
     ///
     /// # Errors
     /// When the files cannot be changed, or a start fails.
     pub fn reboot(self, start_onboot: bool) -> io::Result<Self> {
         let clock = self.clock.clone();
-        for vmid in pmxcfs::guests(&self.layout)?
-            .into_keys()
-            .filter(|vmid| self.is_running(*vmid))
-        {
+        let running = pmxcfs::own_containers(&self.layout)?;
+        for vmid in running.into_iter().filter(|vmid| self.is_running(*vmid)) {
             let code = self.run(
                 "pct",
                 &[
@@ -177,8 +187,11 @@ impl Node {
         write_atomically(&root.join("node.json"), serde_json::to_string_pretty(&info)?.as_bytes())?;
         let node = Node::open(&root)?.with_clock(clock);
         crate::serve::nudge(&node.layout, node.clock.as_ref())?;
-        if start_onboot {
-            for vmid in pmxcfs::guests(&node.layout)?.into_keys() {
+        if start_onboot && pmxcfs::is_quorate(&node.layout)? {
+            for vmid in pmxcfs::own_containers(&node.layout)? {
+                if crate::ha::is_managed(&node.layout, vmid).map_err(|stop| io::Error::other(stop.text()))? {
+                    continue;
+                }
                 let onboot = fs::read_to_string(node.layout.conf_path(vmid))
                     .is_ok_and(|text| text.lines().any(|line| line == "onboot: 1"));
                 if onboot
@@ -198,11 +211,7 @@ impl Node {
 }
 
 fn folders(layout: &Layout) -> io::Result<()> {
-    let node = format!("etc/pve/nodes/{}", layout.info().name);
     for folder in [
-        &format!("{node}/lxc"),
-        &format!("{node}/qemu-server"),
-        "etc/pve/priv",
         "var/lib/vz/template/cache",
         "var/lib/vz/template/iso",
         "var/lib/vz/images",
@@ -221,10 +230,7 @@ fn folders(layout: &Layout) -> io::Result<()> {
     ] {
         fs::create_dir_all(layout.root().join(folder))?;
     }
-    fs::set_permissions(layout.pve().join("priv"), fs::Permissions::from_mode(0o700))?;
-    link("../run", &layout.root().join("var/run"))?;
-    link(&format!("nodes/{}/lxc", layout.info().name), &layout.pve().join("lxc"))?;
-    link(&format!("nodes/{}", layout.info().name), &layout.pve().join("local"))
+    link("../run", &layout.root().join("var/run"))
 }
 
 fn link(target: &str, path: &Path) -> io::Result<()> {
@@ -234,16 +240,51 @@ fn link(target: &str, path: &Path) -> io::Result<()> {
     }
 }
 
+/// `/etc/pve` of a standalone machine.
 fn pve_files(layout: &Layout) -> io::Result<()> {
-    let pve = layout.pve();
-    write_atomically(
-        &pve.join("storage.cfg"),
-        b"dir: local\n\tpath /var/lib/vz\n\tcontent snippets,backup,rootdir,vztmpl,iso,images\n\nbtrfs: btr\n\tpath /mnt/btr\n\tcontent images,backup,rootdir\n",
-    )?;
-    write_atomically(&pve.join("datacenter.cfg"), b"keyboard: en-us\n")?;
-    let members = format!("{{\n\"nodename\": \"{}\",\n\"version\": 0\n}}\n", layout.info().name);
+    let (pve, name) = (layout.pve(), &layout.info().name);
+    for folder in ["lxc", "qemu-server"] {
+        fs::create_dir_all(pve.join("nodes").join(name).join(folder))?;
+    }
+    link(&format!("nodes/{name}/lxc"), &pve.join("lxc"))?;
+    link(&format!("nodes/{name}"), &pve.join("local"))?;
+    shared_files(&pve, &[])?;
+    let members = format!("{{\n\"nodename\": \"{name}\",\n\"version\": 0\n}}\n");
     write_atomically(&pve.join(".members"), members.as_bytes())?;
+    pmxcfs::refresh(layout, None)
+}
+
+/// What every node of a host sees alike. `shared`: storages that all of them have.
+pub(crate) fn shared_files(pve: &Path, shared: &[&str]) -> io::Result<()> {
+    for folder in ["nodes", "priv"] {
+        fs::create_dir_all(pve.join(folder))?;
+    }
+    fs::set_permissions(pve.join("priv"), fs::Permissions::from_mode(0o700))?;
+    let mut storages = "dir: local\n\tpath /var/lib/vz\n\tcontent snippets,backup,rootdir,vztmpl,iso,images\n\nbtrfs: btr\n\tpath /mnt/btr\n\tcontent images,backup,rootdir\n".to_owned();
+    for storage in shared {
+        storages.push_str(&format!(
+            "\nnfs: {storage}\n\texport /export/{storage}\n\tpath /mnt/pve/{storage}\n\tserver 192.0.2.9\n\tcontent rootdir,vztmpl,backup,images\n"
+        ));
+    }
+    write_atomically(&pve.join("storage.cfg"), storages.as_bytes())?;
+    write_atomically(&pve.join("datacenter.cfg"), b"keyboard: en-us\n")?;
     write_atomically(&pve.join("pve-root-ca.pem"), root_certificate()?.as_bytes())?;
+    pmxcfs::list_guests(pve, None).map(drop)
+}
+
+/// `/etc/pve` of a cluster's node, and its shared storages.
+fn join(layout: &Layout, cluster: &Cluster) -> io::Result<()> {
+    let info = layout.info();
+    cluster.join(&info.name, info.address, layout.root())?;
+    let mounts = layout.root().join("mnt/pve");
+    fs::create_dir_all(&mounts)?;
+    let shared = cluster.folder().join("shared");
+    if shared.is_dir() {
+        for storage in fs::read_dir(shared)? {
+            let storage = storage?;
+            symlink(storage.path(), mounts.join(storage.file_name()))?;
+        }
+    }
     pmxcfs::refresh(layout, None)
 }
 
@@ -407,7 +448,7 @@ impl Node {
         };
         let path = self
             .layout
-            .pve()
+            .pve_files()
             .join(format!("nodes/{node_name}/{folder}/{vmid}.conf"));
         write_atomically(&path, format!("{key}: stranger{vmid}\nmemory: 512\n").as_bytes())?;
         pmxcfs::refresh(&self.layout, Some(vmid))

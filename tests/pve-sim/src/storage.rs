@@ -1,4 +1,4 @@
-//! Storages of `/etc/pve/storage.cfg`: kinds `dir` and `btrfs`, their volumes, sizes and folders.
+//! Storages of `/etc/pve/storage.cfg`: kinds `dir`, `btrfs` and `nfs`, their volumes, sizes and folders.
 
 use std::fs;
 use std::io::{self, Read};
@@ -18,6 +18,7 @@ pub(crate) struct Storage {
     pub(crate) kind: String,
     pub(crate) path: String,
     pub(crate) content: Vec<String>,
+    shared: bool,
 }
 
 /// One volume of a storage.
@@ -46,13 +47,18 @@ pub(crate) fn all(layout: &Layout) -> Result<Vec<Storage>, Stop> {
                 storages.push(Storage {
                     id: id.trim().to_owned(),
                     kind: kind.to_owned(),
-                    path: String::new(),
+                    path: match kind {
+                        "nfs" => format!("/mnt/pve/{}", id.trim()),
+                        _ => String::new(),
+                    },
                     content: Vec::new(),
+                    shared: kind == "nfs",
                 });
             }
         } else if let (Some(storage), Some((key, value))) = (storages.last_mut(), trimmed.split_once([' ', '\t'])) {
             match key {
                 "path" => value.trim().clone_into(&mut storage.path),
+                "shared" => storage.shared = value.trim() == "1",
                 "content" => storage.content = value.trim().split(',').map(str::to_owned).collect(),
                 _ => {}
             }
@@ -70,6 +76,11 @@ pub(crate) fn find(layout: &Layout, id: &str) -> Result<Storage, Stop> {
 }
 
 impl Storage {
+    /// Whether every node of the cluster sees the same.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.shared
+    }
+
     fn folder(&self, layout: &Layout, content: &str) -> PathBuf {
         layout.host_path(&self.path).join(match content {
             "vztmpl" => "template/cache",
@@ -83,7 +94,7 @@ impl Storage {
     /// (total, used, available) bytes. What lies on it counts, on top of a base that a real system takes.
     pub(crate) fn usage(&self, layout: &Layout) -> (u64, u64, u64) {
         let total = layout.info().disk_gb * GIB;
-        let used = (total / 50 + allocated(&layout.host_path(&self.path))).min(total);
+        let used = (total / 50 + allocated(&resolved(&layout.host_path(&self.path)))).min(total);
         (total, used, total - used)
     }
 
@@ -167,6 +178,11 @@ fn entries(folder: &Path) -> io::Result<Vec<(String, PathBuf)>> {
     Ok(found)
 }
 
+/// A shared storage's folder is a link on each node.
+fn resolved(path: &Path) -> PathBuf {
+    path.canonicalize().unwrap_or_else(|_| path.to_owned())
+}
+
 fn allocated(path: &Path) -> u64 {
     let Ok(meta) = fs::symlink_metadata(path) else { return 0 };
     if !meta.is_dir() {
@@ -239,7 +255,7 @@ pub(crate) fn allocate_raw(call: &mut Call<'_>, storage: &Storage, path: &Path, 
         .open(path)
         .map_err(failed)?;
     file.set_len(size).map_err(failed)?;
-    if storage.kind == "dir" {
+    if matches!(storage.kind.as_str(), "dir" | "nfs") {
         let shown = call.layout().node_path(path);
         call.say(&format!("Formatting '{shown}', fmt=raw size={size} preallocation=off"))?;
     }

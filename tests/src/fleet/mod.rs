@@ -2,13 +2,18 @@
 //!
 //! Start order, as an operator would do it: the admin is made on the command line, `serve` starts, a join token is made over HTTP for each node, the agent
 //! joins with it and runs, and each host gets the network that its node has. Every part can be stopped, killed and started again on its own.
+//!
+//! Nodes stand alone or in clusters ([`FleetSpec::with_cluster`], hollow only). A cluster is one host: one network, one list of VMIDs, the storage
+//! [`SHARED_STORAGE`] beside each node's own. Its agents run without CAP_DAC_OVERRIDE, so that they are refused like everybody when it has no quorum.
 
 mod addresses;
+mod cluster;
 mod coordinator;
 mod ground;
 mod node;
 
 pub use addresses::LoopbackNet;
+pub use cluster::{SHARED_STORAGE, SimCluster};
 pub use coordinator::{CoordinatorProcess, Settings};
 pub use ground::Ground;
 pub use node::{NodeNet, SimNode};
@@ -35,6 +40,8 @@ pub const ADMIN: &str = "admin";
 pub struct FleetSpec {
     /// How many nodes, each a standalone host.
     pub nodes: u8,
+    /// Clusters by their number of nodes, hollow only: one host each. Their nodes come after the standalone ones.
+    pub clusters: Vec<u8>,
     /// What their containers are made of.
     pub body: BodyKind,
     /// Settings of the coordinator.
@@ -46,17 +53,32 @@ impl FleetSpec {
     pub fn hollow(nodes: u8) -> Self {
         Self {
             nodes,
+            clusters: Vec::new(),
             body: BodyKind::Hollow,
             settings: Settings::default(),
         }
+    }
+
+    /// One hollow cluster and nothing else.
+    pub fn cluster(nodes: u8) -> Self {
+        Self::hollow(0).with_cluster(nodes)
+    }
+
+    /// One cluster more.
+    #[must_use]
+    pub fn with_cluster(mut self, nodes: u8) -> Self {
+        self.clusters.push(nodes);
+        self
     }
 }
 
 /// A running installation. Dropped, everything that it started ends and its folder goes.
 #[derive(Debug)]
 pub struct Fleet {
-    /// The nodes, in order.
+    /// The nodes: the standalone ones, then those of the clusters in their order.
     pub nodes: Vec<SimNode>,
+    /// The clusters.
+    pub clusters: Vec<SimCluster>,
     /// The coordinator, while it runs.
     pub coordinator: Option<CoordinatorProcess>,
     /// A client logged in as admin.
@@ -75,7 +97,8 @@ impl Fleet {
     pub async fn start(spec: &FleetSpec, mut say: impl FnMut(&str)) -> Result<Self> {
         let programs = Programs::build()?.clone();
         let folder = tempfile::Builder::new().prefix("proximity-").tempdir()?;
-        let ground = Ground::prepare(spec.body, spec.nodes, &mut say)?;
+        let all = spec.nodes + spec.clusters.iter().sum::<u8>();
+        let ground = Ground::prepare(spec.body, all, &mut say)?;
         let password = uuid::Uuid::new_v4().simple().to_string();
         CoordinatorProcess::make_admin(&programs, folder.path(), &ground, &spec.settings, &password)?;
         let coordinator = CoordinatorProcess::start(&programs, folder.path(), &ground, &spec.settings).await?;
@@ -87,6 +110,7 @@ impl Fleet {
         client.login(ADMIN, &password).await?;
         let mut fleet = Self {
             nodes: Vec::new(),
+            clusters: Vec::new(),
             coordinator: Some(coordinator),
             client,
             password,
@@ -95,36 +119,82 @@ impl Fleet {
             ground,
             folder,
         };
-        for index in 0..spec.nodes {
-            fleet.add_node(index, &mut say).await?;
+        for _ in 0..spec.nodes {
+            fleet.add_node(None, &mut say).await?;
+        }
+        for (number, nodes) in spec.clusters.iter().enumerate() {
+            let cluster = SimCluster::create(fleet.folder.path(), number, spec.body)?;
+            fleet.clusters.push(cluster);
+            for _ in 0..*nodes {
+                fleet.add_node(Some(number), &mut say).await?;
+            }
         }
         Ok(fleet)
     }
 
-    /// Lays node `index` out, enrols its agent, starts it, and gives its host the node's network.
-    async fn add_node(&mut self, index: u8, say: &mut impl FnMut(&str)) -> Result<()> {
-        let mut node = SimNode::create(&self.programs, self.folder.path(), &self.ground, index)?;
-        let token = self.join_token(&json!({"node_name": node.name})).await?;
-        node.join(&token)?;
-        node.start_agent()?;
-        let online = self
-            .node_online(&node.name)
-            .await
-            .with_context(|| format!("the agent's log ends with\n{}", node.agent_log()))?;
-        let host_id = online["host_id"].as_i64().context("a node without host_id")?;
-        self.client
-            .put(
-                &format!("/api/proxmox/hosts/{host_id}/network"),
-                &node.network.as_json(),
-            )
-            .await?
-            .expect(200)?;
-        say(&format!(
-            "{} has joined: published ports answer at {}",
-            node.name, node.network.address
-        ));
+    /// Lays the next node out, alone or in that cluster, enrols its agent, starts it, and gives its host the node's network. A cluster has that of its
+    /// first node.
+    async fn add_node(&mut self, cluster: Option<usize>, say: &mut impl FnMut(&str)) -> Result<()> {
+        let node = self.lay_out(cluster)?;
+        let cluster = cluster.map(|number| &mut self.clusters[number]);
+        let is_first = cluster.as_ref().is_none_or(|cluster| cluster.nodes.is_empty());
+        if let Some(cluster) = cluster {
+            cluster.nodes.push(self.nodes.len());
+        }
         self.nodes.push(node);
+        self.enrol(self.nodes.len() - 1, is_first, say).await
+    }
+
+    fn lay_out(&self, cluster: Option<usize>) -> Result<SimNode> {
+        let index = u8::try_from(self.nodes.len())?;
+        let cluster = cluster.map(|number| &self.clusters[number]);
+        let network = match cluster.and_then(|cluster| cluster.nodes.first()) {
+            Some(first) => NodeNet {
+                address: self.ground.network(index).address,
+                ..self.nodes[*first].network.clone()
+            },
+            None => self.ground.network(index),
+        };
+        let sim = cluster.map(|cluster| &cluster.sim);
+        SimNode::create(&self.programs, self.folder.path(), &self.ground, index, network, sim)
+    }
+
+    /// Lets a node of a cluster be that has no agent; answers its index.
+    pub fn add_without_agent(&mut self, cluster: usize) -> Result<usize> {
+        let node = self.lay_out(Some(cluster))?;
+        self.clusters[cluster].nodes.push(self.nodes.len());
+        self.nodes.push(node);
+        Ok(self.nodes.len() - 1)
+    }
+
+    /// Enrols the agent of a node that has been laid out, and starts it.
+    async fn enrol(&mut self, index: usize, sets_network: bool, say: &mut impl FnMut(&str)) -> Result<()> {
+        let name = self.nodes[index].name.clone();
+        let token = self.join_token(&json!({"node_name": name})).await?;
+        self.nodes[index].join(&token)?;
+        self.nodes[index].start_agent()?;
+        let online = self
+            .node_online(&name)
+            .await
+            .with_context(|| format!("the agent's log ends with\n{}", self.nodes[index].agent_log()))?;
+        let network = &self.nodes[index].network;
+        if sets_network {
+            let host_id = online["host_id"].as_i64().context("a node without host_id")?;
+            self.client
+                .put(&format!("/api/proxmox/hosts/{host_id}/network"), &network.as_json())
+                .await?
+                .expect(200)?;
+        }
+        say(&format!(
+            "{name} has joined: published ports answer at {}",
+            network.address
+        ));
         Ok(())
+    }
+
+    /// A node that has been laid out without an agent gets one.
+    pub async fn join_later(&mut self, index: usize) -> Result<()> {
+        self.enrol(index, false, &mut |_| ()).await
     }
 
     /// Makes a join token and answers its line.
@@ -265,6 +335,7 @@ impl Fleet {
             self.stop_coordinator().await?;
         }
         self.nodes.clear();
+        self.clusters.clear();
         self.ground.down()
     }
 }
@@ -284,7 +355,7 @@ impl LoneNode {
         let programs = Programs::build()?;
         let folder = tempfile::Builder::new().prefix("proximity-").tempdir()?;
         let ground = Ground::prepare(BodyKind::Hollow, 1, &mut |_| ())?;
-        let node = SimNode::create(programs, folder.path(), &ground, 0)?;
+        let node = SimNode::create(programs, folder.path(), &ground, 0, ground.network(0), None)?;
         Ok(Self {
             node,
             _ground: ground,

@@ -3,7 +3,7 @@
 use super::{Ground, ground::KernelFiles};
 use crate::{process::Process, programs::Programs, world::NodeFiles};
 use anyhow::{Context, Result, bail};
-use pve_sim::{Node, NodeSpec, Script, layout::BodyKind};
+use pve_sim::{Cluster, Node, NodeSpec, Script, layout::BodyKind};
 use serde_json::{Value, json};
 use std::{
     net::Ipv4Addr,
@@ -51,6 +51,8 @@ pub struct SimNode {
     agent_program: PathBuf,
     agent: Option<Process>,
     stubs: Option<Process>,
+    /// `pve-sim serve`, of a hollow node.
+    stubs_program: Option<PathBuf>,
     agent_command: CommandOnNode,
 }
 
@@ -62,6 +64,20 @@ struct CommandOnNode {
 }
 
 impl CommandOnNode {
+    /// Root is above modes, and with it the refusals of a cluster without quorum: it gives that up for good.
+    fn below_modes(self) -> Self {
+        if !nix::unistd::geteuid().is_root() {
+            return self;
+        }
+        let caps = "-dac_override,-dac_read_search";
+        let mut args: Vec<std::ffi::OsString> = ["--bounding-set", caps, "--inh-caps", caps].map(Into::into).into();
+        args.push(self.program);
+        args.extend(self.args);
+        Self {
+            program: "setpriv".into(),
+            args,
+        }
+    }
     fn of(command: &Command) -> Self {
         Self {
             program: command.get_program().to_owned(),
@@ -76,13 +92,20 @@ impl CommandOnNode {
 }
 
 impl SimNode {
-    /// Lays the node out below `folder`, with its stub server if it is hollow.
-    pub(super) fn create(programs: &Programs, folder: &Path, ground: &Ground, index: u8) -> Result<Self> {
+    /// Lays the node out below `folder`, alone or in a cluster, with its stub server if it is hollow.
+    pub(super) fn create(
+        programs: &Programs,
+        folder: &Path,
+        ground: &Ground,
+        index: u8,
+        network: NodeNet,
+        cluster: Option<&Cluster>,
+    ) -> Result<Self> {
         let name = format!("pve{}", index + 1);
         let root = ground.root(index, folder);
-        let network = ground.network(index);
         let mut spec = NodeSpec::new(&name, network.address).executable(&programs.pve_sim);
         spec.body = ground.body();
+        spec.cluster = cluster.cloned();
         spec.dhcp_range = (network.first, network.last);
         // Room for a few hundred small containers; hollow ones use none of it.
         (spec.memory_mb, spec.disk_gb) = (64 * 1024, 2048);
@@ -92,17 +115,12 @@ impl SimNode {
         }
         Node::create(&root, &spec).with_context(|| format!("cannot lay out {}", root.display()))?;
         let logs = folder.join("logs");
-        let stubs = match ground.body() {
-            BodyKind::Hollow => {
-                let mut command = Command::new(&programs.pve_sim);
-                command.args(["serve".as_ref(), "--root".as_ref(), root.as_os_str()]);
-                Some(Process::start(&format!("{name}-stubs"), &logs, command)?)
-            }
-            BodyKind::Lxc => None,
-        };
         let config = write_config(folder, &root, &name, &network, &ground.kernel_files(index, &root))?;
-        let agent_command = CommandOnNode::of(&ground.command(index, &programs.agent));
-        Ok(Self {
+        let mut agent_command = CommandOnNode::of(&ground.command(index, &programs.agent));
+        if cluster.is_some() {
+            agent_command = agent_command.below_modes();
+        }
+        let mut node = Self {
             name,
             network,
             root,
@@ -110,9 +128,30 @@ impl SimNode {
             config,
             agent_program: programs.agent.clone(),
             agent: None,
-            stubs,
+            stubs: None,
+            stubs_program: (ground.body() == BodyKind::Hollow).then(|| programs.pve_sim.clone()),
             agent_command,
-        })
+        };
+        node.start_stubs()?;
+        Ok(node)
+    }
+
+    /// Starts what answers on a hollow node's ports, and runs HA in a cluster.
+    pub(super) fn start_stubs(&mut self) -> Result<()> {
+        if let Some(program) = &self.stubs_program {
+            let mut command = Command::new(program);
+            command.args(["serve".as_ref(), "--root".as_ref(), self.root.as_os_str()]);
+            self.stubs = Some(Process::start(&format!("{}-stubs", self.name), &self.logs, command)?);
+        }
+        Ok(())
+    }
+
+    /// Everything of the machine ends at once.
+    pub(super) fn kill(&mut self) -> Result<()> {
+        for process in [self.agent.take(), self.stubs.take()].into_iter().flatten() {
+            process.kill_9()?;
+        }
+        Ok(())
     }
 
     /// Root of the node's files.

@@ -41,6 +41,7 @@ pub(crate) fn create(call: &mut Call<'_>, vmid: u32) -> Result<(), Stop> {
         return restore(call, vmid);
     }
     refuse_unsimulated(&call.args)?;
+    pmxcfs::check_quorum(call.layout())?;
     pmxcfs::check_free(call.layout(), vmid)?;
     let mut section = section_from(&call.args)?;
     let plan = DiskPlan::of(call, &section)?;
@@ -49,16 +50,8 @@ pub(crate) fn create(call: &mut Call<'_>, vmid: u32) -> Result<(), Stop> {
     let start = call.args.flag("start");
     worker(call, "vzcreate", &vmid.to_string(), |call| {
         let built = build(call, vmid, &plan, &mut section, &template, None);
-        finish(call, vmid, built, "create")?;
-        defaults(&mut section, vmid);
-        pmxcfs::save(
-            call.layout(),
-            vmid,
-            &CtConfig {
-                current: section.clone(),
-                ..CtConfig::default()
-            },
-        )
+        let written = built.and_then(|()| write(call, vmid, section));
+        finish(call, vmid, written, "create")
     })?;
     if start {
         power::start(call, vmid).map(drop)
@@ -69,6 +62,7 @@ pub(crate) fn create(call: &mut Call<'_>, vmid: u32) -> Result<(), Stop> {
 
 pub(crate) fn restore(call: &mut Call<'_>, vmid: u32) -> Result<(), Stop> {
     refuse_unsimulated(&call.args)?;
+    pmxcfs::check_quorum(call.layout())?;
     let force = call.args.flag("force");
     let old = pmxcfs::load(call.layout(), vmid).ok();
     match &old {
@@ -153,16 +147,18 @@ fn restore_from(
     build(call, vmid, &plan, &mut section, archive, Some(&replaced))?;
     call.say("merging backed-up and given configuration..")
         .map_err(nothing_made)?;
+    write(call, vmid, section)
+}
+
+/// Writes the finished configuration; the error holds the disks, which go with it.
+fn write(call: &Call<'_>, vmid: u32, mut section: Section) -> Result<(), (Stop, Vec<String>)> {
     defaults(&mut section, vmid);
-    pmxcfs::save(
-        call.layout(),
-        vmid,
-        &CtConfig {
-            current: section,
-            ..CtConfig::default()
-        },
-    )
-    .map_err(nothing_made)
+    let made = section.volumes().into_iter().map(|(_, volume)| volume).collect();
+    let config = CtConfig {
+        current: section,
+        ..CtConfig::default()
+    };
+    pmxcfs::save(call.layout(), vmid, &config).map_err(|stop| (stop, made))
 }
 
 #[expect(clippy::cast_precision_loss)]

@@ -5,6 +5,7 @@ pub(crate) mod create;
 mod destroy;
 mod disk;
 mod inside;
+mod migrate;
 pub(crate) mod power;
 pub(crate) mod settings;
 pub(crate) mod show;
@@ -15,7 +16,7 @@ use crate::options::command;
 use crate::script::At;
 
 /// Commands that call the middle point themselves, where their act is half done.
-const OWN_MIDDLE: [&str; 17] = [
+const OWN_MIDDLE: [&str; 18] = [
     "create",
     "restore",
     "clone",
@@ -33,6 +34,7 @@ const OWN_MIDDLE: [&str; 17] = [
     "rollback",
     "resize",
     "template",
+    "migrate",
 ];
 
 /// Runs `pct` with its arguments.
@@ -69,7 +71,7 @@ pub(crate) fn run(call: &mut Call<'_>, argv: &[String]) -> Result<(), Stop> {
         "cpusets" => show::cpusets(call)?,
         "df" => show::df(call, vmid)?,
         "rescan" => call.say("rescan volumes...")?,
-        "migrate" => show::migrate(call)?,
+        "migrate" => migrate::migrate(call, vmid)?,
         "exec" => inside::exec(call, vmid)?,
         "push" => inside::push(call, vmid)?,
         "pull" => inside::pull(call, vmid)?,

@@ -1,18 +1,33 @@
 //! `pct start`, `stop`, `shutdown`, `reboot`, `suspend`. Each is a worker task; the functions answer its UPID.
+//!
+//! Of a container that HA manages the first three only queue a request (PVE::API2::LXC::Status): the tool ends at once, and HA acts later. `reboot` does
+//! not ask HA.
 
 use std::time::Duration;
 
 use crate::body::Shutdown;
 use crate::call::{Call, Stop};
+use crate::conf::{CtConfig, numbered};
+use crate::ha;
 use crate::locks::{CONFIG_LOCK_TIMEOUT, config_lock};
 use crate::pct::settings;
 use crate::pmxcfs;
 use crate::script::At;
+use crate::storage;
 use crate::tasks::worker;
 
 pub(crate) fn start(call: &mut Call<'_>, vmid: u32) -> Result<String, Stop> {
     if call.node.is_running(vmid) {
         return Err(Stop::die(format!("CT {vmid} already running")));
+    }
+    pmxcfs::check_quorum(call.layout())?;
+    if asks_ha(call, vmid)? {
+        return worker(call, "hastart", &vmid.to_string(), |call| {
+            call.say(&format!("Requesting HA start for CT {vmid}"))?;
+            call.point(At::Middle)?;
+            ha::request_state(call.layout(), &ha::sid(vmid), "started")
+        })
+        .map(|(upid, ())| upid);
     }
     let skip_lock = call.args.flag("skiplock");
     worker(call, "vzstart", &vmid.to_string(), |call| {
@@ -41,6 +56,7 @@ pub(crate) fn start_locked(call: &mut Call<'_>, vmid: u32, skip_lock: bool) -> R
             return Err(Stop::die(format!("bridge '{bridge}' does not exist")));
         }
     }
+    check_volumes(call, vmid, &config)?;
     if settings::apply_pending(&mut config) {
         pmxcfs::save(call.layout(), vmid, &config)?;
     }
@@ -49,9 +65,26 @@ pub(crate) fn start_locked(call: &mut Call<'_>, vmid: u32, skip_lock: bool) -> R
     Ok(())
 }
 
+/// Whether HA has to be asked; what HA itself calls does it.
+fn asks_ha(call: &Call<'_>, vmid: u32) -> Result<bool, Stop> {
+    Ok(!call.node.by_ha && ha::is_managed(call.layout(), vmid)?)
+}
+
+fn ha_stop(call: &mut Call<'_>, vmid: u32, timeout_s: u64) -> Result<String, Stop> {
+    worker(call, "hastop", &vmid.to_string(), |call| {
+        call.say(&format!("Requesting HA stop for CT {vmid}"))?;
+        call.point(At::Middle)?;
+        ha::command(call.layout(), &format!("stop {} {timeout_s}", ha::sid(vmid)))
+    })
+    .map(|(upid, ())| upid)
+}
+
 pub(crate) fn stop(call: &mut Call<'_>, vmid: u32) -> Result<String, Stop> {
     if !call.node.is_running(vmid) {
         return Err(Stop::die(format!("CT {vmid} not running")));
+    }
+    if asks_ha(call, vmid)? {
+        return ha_stop(call, vmid, 0);
     }
     let skip_lock = call.args.flag("skiplock");
     worker(call, "vzstop", &vmid.to_string(), |call| {
@@ -67,6 +100,21 @@ pub(crate) fn stop(call: &mut Call<'_>, vmid: u32) -> Result<String, Stop> {
     .map(|(upid, ())| upid)
 }
 
+/// A container that came from another node finds its volumes there only on shared storages.
+fn check_volumes(call: &Call<'_>, vmid: u32, config: &CtConfig) -> Result<(), Stop> {
+    if call.layout().info().cluster.is_none() {
+        return Ok(());
+    }
+    for (key, volume) in config.current.volumes() {
+        if numbered(&key, "unused").is_none() && !storage::path_of(call.layout(), &volume)?.exists() {
+            return Err(Stop::die(format!(
+                "startup for container '{vmid}' failed: volume '{volume}' does not exist"
+            )));
+        }
+    }
+    Ok(())
+}
+
 pub(crate) fn shutdown(call: &mut Call<'_>, vmid: u32) -> Result<String, Stop> {
     if !call.node.is_running(vmid) {
         return Err(Stop::die(format!("CT {vmid} not running")));
@@ -76,6 +124,9 @@ pub(crate) fn shutdown(call: &mut Call<'_>, vmid: u32) -> Result<String, Stop> {
         .get("timeout")
         .and_then(|text| text.parse().ok())
         .unwrap_or(60);
+    if asks_ha(call, vmid)? {
+        return ha_stop(call, vmid, timeout_s);
+    }
     let force = call.args.flag("forceStop");
     worker(call, "vzshutdown", &vmid.to_string(), |call| {
         let _lock = config_lock(call, vmid, CONFIG_LOCK_TIMEOUT)?;

@@ -1,9 +1,8 @@
-//! What only looks: `pct list`, `status`, `cpusets`, `df`; and `migrate`, of which only the refusals are simulated.
+//! What only looks: `pct list`, `status`, `cpusets`, `df`.
 
 use crate::body::Figures;
 use crate::call::{Call, Stop};
 use crate::conf::{CtConfig, Properties};
-use crate::options::command;
 use crate::pmxcfs;
 use crate::storage;
 
@@ -147,21 +146,4 @@ pub(super) fn df(call: &mut Call<'_>, vmid: u32) -> Result<(), Stop> {
     Err(Stop::NotSimulated(
         "pct df: a simulated disk has no filling of its own".to_owned(),
     ))
-}
-
-pub(super) fn migrate(call: &mut Call<'_>) -> Result<(), Stop> {
-    let target = call.args.required("target").to_owned();
-    if target == call.layout().info().name {
-        let usage = command("pct", "migrate")
-            .map(|spec| spec.usage("pct", "migrate"))
-            .unwrap_or_default();
-        return Err(Stop::parameters(
-            &[("target".to_owned(), "target is local node.".to_owned())].into(),
-            &usage,
-        ));
-    }
-    if !call.layout().pve().join("nodes").join(&target).is_dir() {
-        return Err(Stop::die(format!("no such cluster node '{target}'")));
-    }
-    Err(Stop::NotSimulated("pct migrate to another node".to_owned()))
 }

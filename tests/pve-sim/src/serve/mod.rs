@@ -7,7 +7,7 @@
 //!
 //! Open are: on a container's own address the port of its recipe (`…/files/var/lib/proximity/recipe/port`), the
 //! `default_ports` of the node, and the targets of DNAT rules; on the node's address the published ports. Only running
-//! containers with an installed app answer.
+//! containers with an installed app answer. The same process runs HA's daemons, if the node is in a cluster.
 
 mod stub;
 
@@ -22,6 +22,7 @@ use serde_json::json;
 
 use crate::body::hollow::{inside, kernel};
 use crate::clock::{Clock, SystemClock};
+use crate::cluster::Cluster;
 use crate::conf::CtConfig;
 use crate::layout::{BodyKind, Layout, write_atomically};
 use crate::locks::try_lock;
@@ -44,22 +45,16 @@ fn number(path: &Path) -> u64 {
         .unwrap_or(0)
 }
 
-/// Tells a running `serve` of this node that something changed, and waits until it has acted; nobody there is fine.
+/// Tells a running `serve` of this node, and of the others in its cluster, that something changed, and waits until the own one has acted; nobody there is
+/// fine.
 pub(crate) fn nudge(layout: &Layout, clock: &dyn Clock) -> io::Result<()> {
     if layout.info().body != BodyKind::Hollow {
         return Ok(());
     }
-    let wanted = {
-        let _held = loop {
-            if let Some(held) = try_lock(&file(layout, "wanted.lock"))? {
-                break held;
-            }
-            std::thread::yield_now();
-        };
-        let wanted = number(&file(layout, "wanted")) + 1;
-        write_atomically(&file(layout, "wanted"), format!("{wanted}\n").as_bytes())?;
-        wanted
-    };
+    for other in peers(layout)? {
+        want(&other)?;
+    }
+    let wanted = want(layout)?;
     let until = clock.now_ms() + PATIENCE_MS;
     while clock.now_ms() < until && number(&file(layout, "done")) < wanted {
         if try_lock(&file(layout, "lock"))?.is_some() {
@@ -68,6 +63,31 @@ pub(crate) fn nudge(layout: &Layout, clock: &dyn Clock) -> io::Result<()> {
         clock.sleep(Duration::from_millis(5));
     }
     Ok(())
+}
+
+fn want(layout: &Layout) -> io::Result<u64> {
+    let _held = loop {
+        if let Some(held) = try_lock(&file(layout, "wanted.lock"))? {
+            break held;
+        }
+        std::thread::yield_now();
+    };
+    let wanted = number(&file(layout, "wanted")) + 1;
+    write_atomically(&file(layout, "wanted"), format!("{wanted}\n").as_bytes())?;
+    Ok(wanted)
+}
+
+/// The other nodes of the cluster that have power.
+fn peers(layout: &Layout) -> io::Result<Vec<Layout>> {
+    let Some(cluster) = Cluster::of(layout) else {
+        return Ok(Vec::new());
+    };
+    let info = cluster.info()?;
+    let others = info
+        .members
+        .iter()
+        .filter(|member| member.powered && member.name != layout.info().name && member.root.join("node.json").exists());
+    others.map(|member| Layout::open(&member.root)).collect()
 }
 
 /// Answers on the ports of the hollow node under `root` until the process is ended.
@@ -82,6 +102,7 @@ pub fn serve(root: &Path) -> io::Result<()> {
         ));
     }
     let _lock = own(&layout)?;
+    crate::ha::run_in_serve(root.to_owned())?;
     let mut open: BTreeMap<SocketAddrV4, Listener> = BTreeMap::new();
     let mut seen = None;
     let mut ticked: Option<Instant> = None;
@@ -121,37 +142,41 @@ fn own(layout: &Layout) -> io::Result<fs::File> {
     }
 }
 
-/// What should answer where.
+/// What should answer where. Published ports lead to containers of the node, or of another one of the cluster: one bridge spans them, and a rule that
+/// nobody took back leads on to a container that has moved. Directly a container answers through its own node.
 fn stubs(layout: &Layout) -> io::Result<BTreeMap<SocketAddrV4, Stub>> {
     let published = published(&Ruleset::read(&layout.nft_ruleset())?);
     let mut stubs = BTreeMap::new();
-    for vmid in kernel::running(layout) {
-        if !layout.lxc_dir(vmid).join("installed").exists() {
-            continue;
-        }
-        let Some(address) = kernel::address(layout, vmid) else {
-            continue;
-        };
-        let config = CtConfig::parse(&fs::read_to_string(layout.conf_path(vmid)).unwrap_or_default());
-        let hostname = config.current.get("hostname").unwrap_or("CT").to_owned();
-        let stub = |port| Stub {
-            vmid,
-            hostname: hostname.clone(),
-            port,
-        };
-        let mut ports: BTreeSet<u16> = layout.info().default_ports.iter().copied().collect();
-        let recipe = fs::read_to_string(inside(layout, vmid, "/var/lib/proximity/recipe/port")).ok();
-        ports.extend(recipe.and_then(|text| text.trim().parse::<u16>().ok()));
-        for (public, target) in published.iter().filter(|(_, target)| target.address == address) {
-            ports.insert(target.port);
-            stubs.insert(SocketAddrV4::new(layout.info().address, *public), stub(target.port));
-        }
-        if is_loopback(address) && address != layout.info().address {
-            stubs.extend(
-                ports
-                    .into_iter()
-                    .map(|port| (SocketAddrV4::new(address, port), stub(port))),
-            );
+    for owner in std::iter::once(layout.clone()).chain(peers(layout)?) {
+        let is_own = owner.info().name == layout.info().name;
+        for vmid in kernel::running(&owner) {
+            if !owner.guest_dir(vmid).join("installed").exists() {
+                continue;
+            }
+            let Some(address) = kernel::address(&owner, vmid) else {
+                continue;
+            };
+            let config = CtConfig::parse(&fs::read_to_string(owner.conf_path(vmid)).unwrap_or_default());
+            let hostname = config.current.get("hostname").unwrap_or("CT").to_owned();
+            let stub = |port| Stub {
+                vmid,
+                hostname: hostname.clone(),
+                port,
+            };
+            let mut ports: BTreeSet<u16> = owner.info().default_ports.iter().copied().collect();
+            let recipe = fs::read_to_string(inside(&owner, vmid, "/var/lib/proximity/recipe/port")).ok();
+            ports.extend(recipe.and_then(|text| text.trim().parse::<u16>().ok()));
+            for (public, target) in published.iter().filter(|(_, target)| target.address == address) {
+                ports.insert(target.port);
+                stubs.insert(SocketAddrV4::new(layout.info().address, *public), stub(target.port));
+            }
+            if is_own && is_loopback(address) && address != layout.info().address {
+                stubs.extend(
+                    ports
+                        .into_iter()
+                        .map(|port| (SocketAddrV4::new(address, port), stub(port))),
+                );
+            }
         }
     }
     Ok(stubs)

@@ -45,7 +45,9 @@ fn put(path: &Path, text: impl AsRef<[u8]>) -> Result<(), BodyError> {
 pub(crate) fn start(ct: &Ct<'_>) -> Result<u32, BodyError> {
     locked(ct.layout, || {
         let folder = ct.layout.lxc_dir(ct.vmid);
-        fs::create_dir_all(&folder).map_err(io_at(&folder))?;
+        for folder in [&folder, &ct.layout.guest_dir(ct.vmid)] {
+            fs::create_dir_all(folder).map_err(io_at(folder))?;
+        }
         let pid = next_pid(ct.layout)?;
         let address = address_of(ct)?;
         let process = ct.layout.proc().join(pid.to_string());
@@ -179,7 +181,7 @@ fn next_pid(layout: &Layout) -> Result<u32, BodyError> {
 
 /// The address that `net0` says, or for DHCP a free one of the node's range, kept for the container's life.
 fn address_of(ct: &Ct<'_>) -> Result<Option<(Ipv4Addr, u8)>, BodyError> {
-    let path = ct.layout.lxc_dir(ct.vmid).join("address");
+    let path = ct.layout.guest_dir(ct.vmid).join("address");
     let networks = ct.conf.networks();
     let wanted = networks
         .first()
@@ -190,7 +192,7 @@ fn address_of(ct: &Ct<'_>) -> Result<Option<(Ipv4Addr, u8)>, BodyError> {
         "manual" => None,
         "dhcp" => match read_address(&path) {
             Some(lease) => Some(lease),
-            None => Some((lease(ct.layout)?, 24)),
+            None => Some((lease(ct.layout, &path)?, 24)),
         },
         cidr => parse_cidr(cidr),
     };
@@ -201,18 +203,29 @@ fn address_of(ct: &Ct<'_>) -> Result<Option<(Ipv4Addr, u8)>, BodyError> {
     Ok(address)
 }
 
-fn lease(layout: &Layout) -> Result<Ipv4Addr, BodyError> {
+/// Takes a free address and writes it down, so that no other container, also of another node of the cluster, gets it.
+fn lease(layout: &Layout, into: &Path) -> Result<Ipv4Addr, BodyError> {
     let (first, last) = layout.info().dhcp_range;
-    let folder = layout.root().join("var/lib/lxc");
+    let folder = layout.guests();
+    let lock = folder.join(".lease.lock");
+    let _held = loop {
+        match try_lock(&lock) {
+            Ok(Some(file)) => break file,
+            Ok(None) => std::thread::yield_now(),
+            Err(error) => return Err(io_at(&lock)(error)),
+        }
+    };
     let taken: Vec<Ipv4Addr> = fs::read_dir(&folder)
         .map_err(io_at(&folder))?
         .filter_map(|entry| read_address(&entry.ok()?.path().join("address")))
         .map(|(ip, _)| ip)
         .collect();
-    (u32::from(first)..=u32::from(last))
+    let free = (u32::from(first)..=u32::from(last))
         .map(Ipv4Addr::from)
         .find(|ip| !taken.contains(ip))
-        .ok_or_else(|| BodyError::Failed(format!("no free address between {first} and {last}")))
+        .ok_or_else(|| BodyError::Failed(format!("no free address between {first} and {last}")))?;
+    put(into, format!("{free}/24\n"))?;
+    Ok(free)
 }
 
 fn parse_cidr(text: &str) -> Option<(Ipv4Addr, u8)> {
@@ -226,7 +239,7 @@ fn read_address(path: &Path) -> Option<(Ipv4Addr, u8)> {
 
 /// The address of a container that has been started once.
 pub(crate) fn address(layout: &Layout, vmid: u32) -> Option<Ipv4Addr> {
-    read_address(&layout.lxc_dir(vmid).join("address")).map(|(ip, _)| ip)
+    read_address(&layout.guest_dir(vmid).join("address")).map(|(ip, _)| ip)
 }
 
 /// As the kernel prints it; own addresses are `/32 host LOCAL`.

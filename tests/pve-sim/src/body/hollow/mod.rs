@@ -9,6 +9,9 @@
 //! | `<root>/var/lib/lxc/<id>/exec.log` | every command that was run inside, one JSON list per line |
 //! | `<root>/var/lib/lxc/<id>/deaf` | made by a test: it does not react to a shutdown |
 //!
+//! In a cluster all but `init.pid` lie in the cluster's folder instead, so that they go with the container from node to node: a network file
+//! system would show the same there, and `pct migrate` copies local volumes.
+//!
 //! What the kernel would show of it:
 //!
 //! | file | what it holds |
@@ -61,7 +64,7 @@ pub struct HollowBody;
 
 /// What stands for the root directory of a container.
 pub(crate) fn files(layout: &Layout, vmid: u32) -> PathBuf {
-    layout.lxc_dir(vmid).join("files")
+    layout.guest_dir(vmid).join("files")
 }
 
 /// The host path of an absolute path inside; `..` does not lead out.
@@ -87,7 +90,7 @@ impl Body for HollowBody {
             let path = folder.join(name);
             fs::create_dir_all(&path).map_err(io_at(&path))?;
         }
-        let bytes = archive::unpack(archive, &ct.layout.lxc_dir(ct.vmid))?.unwrap_or(TEMPLATE_BYTES);
+        let bytes = archive::unpack(archive, &ct.layout.guest_dir(ct.vmid))?.unwrap_or(TEMPLATE_BYTES);
         if ct.interrupted.yes() {
             self.destroy(ct)?;
             return Err(BodyError::Interrupted);
@@ -109,8 +112,8 @@ impl Body for HollowBody {
     }
 
     fn copy_from(&self, ct: &Ct<'_>, from: u32) -> Result<(), BodyError> {
-        let source = ct.layout.lxc_dir(from);
-        let target = ct.layout.lxc_dir(ct.vmid);
+        let source = ct.layout.guest_dir(from);
+        let target = ct.layout.guest_dir(ct.vmid);
         copy_tree(&source.join("files"), &target.join("files"))?;
         if source.join("installed").exists() {
             let mark = target.join("installed");
@@ -120,7 +123,7 @@ impl Body for HollowBody {
     }
 
     fn pack(&self, ct: &Ct<'_>, archive: &Path) -> Result<u64, BodyError> {
-        archive::pack(&ct.layout.lxc_dir(ct.vmid), archive)
+        archive::pack(&ct.layout.guest_dir(ct.vmid), archive)
     }
 
     fn start(&self, ct: &Ct<'_>) -> Result<u32, BodyError> {
@@ -135,7 +138,7 @@ impl Body for HollowBody {
     }
 
     fn shutdown(&self, ct: &Ct<'_>, timeout: Duration) -> Result<Shutdown, BodyError> {
-        if ct.layout.lxc_dir(ct.vmid).join("deaf").exists() {
+        if ct.layout.guest_dir(ct.vmid).join("deaf").exists() {
             ct.clock.sleep(timeout);
             return Ok(Shutdown::StillRunning);
         }
@@ -193,11 +196,13 @@ impl Body for HollowBody {
 
     fn destroy(&self, ct: &Ct<'_>) -> Result<(), BodyError> {
         kernel::stop(ct.layout, ct.vmid)?;
-        let folder = ct.layout.lxc_dir(ct.vmid);
-        match fs::remove_dir_all(&folder) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(io_at(&folder)(error)),
-            _ => Ok(()),
+        for folder in [ct.layout.lxc_dir(ct.vmid), ct.layout.guest_dir(ct.vmid)] {
+            match fs::remove_dir_all(&folder) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io_at(&folder)(error)),
+                _ => {}
+            }
         }
+        Ok(())
     }
 
     fn rootfs(&self, _: &Ct<'_>) -> Option<PathBuf> {

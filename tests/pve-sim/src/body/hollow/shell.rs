@@ -23,7 +23,7 @@ struct Words<'a, 'b> {
 }
 
 pub(super) fn exec(ct: &Ct<'_>, argv: &[String], keep_env: bool, stdio: Stdio<'_>) -> Result<i32, BodyError> {
-    let log = ct.layout.lxc_dir(ct.vmid).join("exec.log");
+    let log = ct.layout.guest_dir(ct.vmid).join("exec.log");
     let line = serde_json::to_string(argv).map_err(|error| BodyError::Failed(error.to_string()))?;
     fs::OpenOptions::new()
         .append(true)
@@ -127,7 +127,7 @@ impl Words<'_, '_> {
         if !self.path(script).is_file() {
             return Ok(self.err(&format!("sh: 0: cannot open {script}: No such file"), 2));
         }
-        let mark = self.ct.layout.lxc_dir(self.ct.vmid).join("installed");
+        let mark = self.ct.layout.guest_dir(self.ct.vmid).join("installed");
         match script.strip_prefix(RECIPE).map(|name| name.trim_start_matches('/')) {
             Some("install") => {
                 fs::write(&mark, "").map_err(io_at(&mark))?;
