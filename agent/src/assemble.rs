@@ -3,7 +3,7 @@
 use crate::{
     config::Config,
     facts::Sampler,
-    host::{self, HostError, NodeContext, notify::ServiceManager},
+    host::{self, HostError, NodeContext},
     identity::{self, Identity, IdentityError, clock::SystemClock, dial, keyring::Keyring},
     jobs::{
         BoxFuture, JobResult, Steps,
@@ -25,6 +25,7 @@ use proximity_protocol::{
     metrics::Sample,
     observed::{Inventory, NodeFacts},
 };
+use proximity_systemd::notify::ServiceManager;
 use std::{io, net::Ipv4Addr, path::PathBuf, sync::Arc, time::Duration};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -103,9 +104,7 @@ pub async fn run(config: &Config, shutdown: CancellationToken) -> Result<(), Run
 
     // Published ports stand and jobs go on: that is all that waits for us; the link may be long in coming.
     let manager = ServiceManager::from_environment();
-    if let Some(manager) = &manager {
-        manager.say("READY=1");
-    }
+    manager.ready();
     let link = Link {
         keys: Arc::new(keys),
         node: port,
@@ -116,18 +115,12 @@ pub async fn run(config: &Config, shutdown: CancellationToken) -> Result<(), Run
         status: status.clone(),
         shutdown,
     };
-    let ended = match &manager {
-        // In one task: if the link's loop hangs, the watchdog is not fed.
-        Some(manager) => tokio::select! {
-            ended = link.run() => ended,
-            never = manager.attend(|| status.link_in_words()) => match never {},
-        },
-        None => link.run().await,
+    // In one task: if the link's loop hangs, the watchdog is not fed.
+    let ended = tokio::select! {
+        ended = link.run() => ended.map_err(|error| RunError::Link(error.to_string())),
+        never = manager.attend(|| status.link_in_words()) => match never {},
     };
-    let ended = ended.map_err(|error| RunError::Link(error.to_string()));
-    if let Some(manager) = &manager {
-        manager.say("STOPPING=1");
-    }
+    manager.stopping();
     for task in [keeper, lister, stopper] {
         task.abort();
     }

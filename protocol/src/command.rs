@@ -2,7 +2,9 @@
 
 use crate::{
     fault::Fault,
-    ids::{BridgeName, Epoch, MacAddress, OperationId, Owner, StepKey, StorageId, TemplatePrefix, Vmid, VolumeId},
+    ids::{
+        AppId, BridgeName, Epoch, MacAddress, OperationId, Owner, StepKey, StorageId, TemplatePrefix, Vmid, VolumeId,
+    },
     observed::{Inventory, RecordObserved},
     spec::{ContainerSpec, Recipe},
 };
@@ -158,6 +160,22 @@ impl Verb {
             | Verb::AwaitHealthy { target, .. }
             | Verb::EnsurePublished { target, .. }
             | Verb::EnsureUnpublished { target, .. } => Some(target.vmid),
+        }
+    }
+
+    /// The app that it is for, if it is for one.
+    pub fn app(&self) -> Option<&AppId> {
+        match self {
+            Verb::Inventory | Verb::Records | Verb::EnsureTemplate { .. } => None,
+            Verb::Confirm(confirm) => Some(&confirm.owner.app),
+            Verb::EnsureCreated(spec) => Some(&spec.owner.app),
+            Verb::EnsureStarted(target) | Verb::EnsureDestroyed(target) => Some(&target.owner.app),
+            Verb::EnsureStopped { target, .. }
+            | Verb::AwaitNetwork { target, .. }
+            | Verb::InstallRecipe { target, .. }
+            | Verb::AwaitHealthy { target, .. }
+            | Verb::EnsurePublished { target, .. }
+            | Verb::EnsureUnpublished { target, .. } => Some(&target.owner.app),
         }
     }
 }

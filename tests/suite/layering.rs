@@ -216,6 +216,16 @@ const PROTOCOL: Rules = Rules {
     ],
 };
 
+const SYSTEMD: Rules = Rules {
+    own_name: "proximity_systemd",
+    rooms: &[],
+    outside: &[
+        (&["proximity_protocol"], &[]),
+        (&["proximity_agent"], &[]),
+        (&["proximity_coordinator"], &[]),
+    ],
+};
+
 const SPAWN_ROOM: &[&[&str]] = &[&["host"]];
 
 const AGENT: Rules = Rules {
@@ -305,6 +315,11 @@ fn check(crate_folder: &str, rules: &Rules) {
 #[test]
 fn protocol_is_pure() {
     check("protocol", &PROTOCOL);
+}
+
+#[test]
+fn what_is_said_to_systemd_knows_nothing_of_us() {
+    check("systemd", &SYSTEMD);
 }
 
 #[test]

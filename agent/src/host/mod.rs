@@ -10,7 +10,6 @@ pub(crate) mod files;
 mod forget;
 mod liveness;
 mod node;
-pub(crate) mod notify;
 pub mod run_tool;
 pub(crate) mod short;
 mod start;

@@ -295,7 +295,7 @@ impl Jobs {
 
     fn spawn(&self, running: Arc<Running>, turn: Option<Turn>) {
         let command = &running.command;
-        let span = tracing::info_span!("job", operation_id = %command.operation, step = %command.step, verb = command.verb.name());
+        let span = tracing::info_span!("job", operation_id = %command.operation, step = %command.step, verb = command.verb.name(), app_id = command.verb.app().map(tracing::field::display));
         let this = self.clone();
         tokio::spawn(
             async move {

@@ -2,7 +2,6 @@
 
 mod catalog;
 pub mod exit;
-mod notify;
 mod password;
 mod serve;
 mod token;

@@ -1,15 +1,14 @@
 //! `serve`: runs until SIGTERM or SIGINT.
 
-use super::{
-    exit::{self, Failure},
-    notify::ServiceManager,
-};
+use super::exit::{self, Failure};
 use crate::{
     assemble::{Coordinator, StartError},
     config::Config,
 };
+use proximity_systemd::{journal, notify::ServiceManager};
 use std::io::{self, IsTerminal as _, Write as _};
 use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::{layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
 impl From<StartError> for Failure {
     fn from(error: StartError) -> Self {
@@ -27,10 +26,16 @@ fn start_log(config: &Config) -> Result<(), Failure> {
     let filter = config
         .log_filter()
         .map_err(|error| Failure::new(exit::CONFIGURATION, format!("log: {error}")))?;
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
+    let journal = journal::if_stderr_leads_there("proximity-coordinator");
+    let to_stderr = journal.is_none().then(|| {
+        tracing_subscriber::fmt::layer()
+            .with_writer(io::stderr)
+            .with_ansi(io::stderr().is_terminal())
+    });
+    tracing_subscriber::registry()
+        .with(to_stderr)
+        .with(journal)
+        .with(filter)
         .try_init()
         .map_err(|error| Failure::new(exit::FAILED, format!("cannot start the log: {error}")))
 }
@@ -67,14 +72,14 @@ pub(super) async fn execute(config: &Config) -> Result<(), Failure> {
         tracing::warn!(%error, "nobody reads the line that says that the coordinator is ready");
     }
     let manager = ServiceManager::from_environment();
-    manager.say("READY=1");
+    manager.ready();
     let ended = tokio::select! {
-        never = manager.attend() => match never {},
+        never = manager.attend(String::new) => match never {},
         _ = terminate.recv() => None,
         _ = interrupt.recv() => None,
         error = coordinator.failed() => Some(error),
     };
-    manager.say("STOPPING=1");
+    manager.stopping();
     // A second signal while stopping ends at once: what is under way is in the registry and in the agents' journals.
     tokio::select! {
         () = coordinator.stop() => {}

@@ -1,5 +1,4 @@
-//! What the service manager is told (`sd_notify(3)`): ready, alive, stopping, and one line of status. Without `NOTIFY_SOCKET` nobody listens, and nothing is
-//! said. Of our own, since the usual crate knows no abstract sockets, which systemd may choose.
+//! `sd_notify(3)`: ready, alive, stopping, and one line of status. Without `NOTIFY_SOCKET` nobody listens, and nothing is said.
 
 use std::{
     convert::Infallible,
@@ -20,55 +19,55 @@ use tokio::time::{MissedTickBehavior, interval};
 /// How often the status is looked at, where no watchdog asks for more.
 const LOOK: Duration = Duration::from_secs(2);
 
-/// The service manager that started us.
+/// The service manager, if one started us.
 #[derive(Debug)]
-pub(crate) struct ServiceManager {
-    socket: UnixDatagram,
-    address: SocketAddr,
+pub struct ServiceManager {
+    to: Option<(UnixDatagram, SocketAddr)>,
     watchdog: Option<Duration>,
 }
 
 impl ServiceManager {
-    /// `None`: nobody listens.
-    pub(crate) fn from_environment() -> Option<Self> {
-        let name = env::var_os("NOTIFY_SOCKET")?;
+    /// The one that the environment names.
+    pub fn from_environment() -> Self {
         let number = |key: &str| env::var(key).ok()?.parse::<u64>().ok();
         let ours = number("WATCHDOG_PID").is_none_or(|pid| pid == u64::from(std::process::id()));
         let watchdog = number("WATCHDOG_USEC").filter(|us| ours && *us > 0);
-        match Self::at(&name, watchdog.map(Duration::from_micros)) {
-            Ok(manager) => Some(manager),
-            Err(error) => {
-                tracing::warn!(%error, socket = ?name, "the service manager cannot be told anything");
-                None
-            }
+        let to = env::var_os("NOTIFY_SOCKET").and_then(|name| {
+            open(&name)
+                .inspect_err(
+                    |error| tracing::warn!(%error, socket = ?name, "the service manager cannot be told anything"),
+                )
+                .ok()
+        });
+        Self {
+            to,
+            watchdog: watchdog.map(Duration::from_micros),
         }
     }
 
-    fn at(name: &OsStr, watchdog: Option<Duration>) -> io::Result<Self> {
-        let address = match name.as_bytes().strip_prefix(b"@") {
-            Some(name) => SocketAddr::from_abstract_name(name)?,
-            None => SocketAddr::from_pathname(name)?,
-        };
-        let socket = UnixDatagram::unbound()?;
-        // A full queue must not hold the agent.
-        socket.set_nonblocking(true)?;
-        Ok(Self {
-            socket,
-            address,
-            watchdog,
-        })
+    /// Published ports stand, listeners are bound: whoever waits for us may go on.
+    pub fn ready(&self) {
+        self.say("READY=1");
     }
 
-    /// Says lines as sd_notify(3) has them.
-    pub(crate) fn say(&self, words: &str) {
-        if let Err(error) = self.socket.send_to_addr(words.as_bytes(), &self.address) {
+    /// We end in good order.
+    pub fn stopping(&self) {
+        self.say("STOPPING=1");
+    }
+
+    fn say(&self, words: &str) {
+        let Some((socket, address)) = &self.to else { return };
+        if let Err(error) = socket.send_to_addr(words.as_bytes(), address) {
             tracing::debug!(%error, words, "the service manager did not hear it");
         }
     }
 
-    /// Says that we live, twice in the time that the watchdog gives, and what `status` says when it changes. It must be polled by the task whose life it
-    /// tells.
-    pub(crate) async fn attend(&self, status: impl Fn() -> String) -> Infallible {
+    /// Says that we live, at least twice in the time that the watchdog gives, and what `status` says when it changes. It must be polled by the task whose
+    /// life it tells.
+    pub async fn attend(&self, status: impl Fn() -> String) -> Infallible {
+        if self.to.is_none() {
+            return std::future::pending().await;
+        }
         let every = self.watchdog.map_or(LOOK, |bound| (bound / 2).min(LOOK));
         let mut ticks = interval(every.max(Duration::from_millis(1)));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -85,6 +84,17 @@ impl ServiceManager {
             }
         }
     }
+}
+
+fn open(name: &OsStr) -> io::Result<(UnixDatagram, SocketAddr)> {
+    let address = match name.as_bytes().strip_prefix(b"@") {
+        Some(name) => SocketAddr::from_abstract_name(name)?,
+        None => SocketAddr::from_pathname(name)?,
+    };
+    let socket = UnixDatagram::unbound()?;
+    // A full queue must not hold us.
+    socket.set_nonblocking(true)?;
+    Ok((socket, address))
 }
 
 #[cfg(test)]
@@ -117,8 +127,11 @@ mod tests {
         for (name, socket) in cases {
             socket.set_nonblocking(true).unwrap();
             let socket = tokio::net::UnixDatagram::from_std(socket).unwrap();
-            let manager = ServiceManager::at(&name, Some(Duration::from_millis(20))).unwrap();
-            manager.say("READY=1");
+            let manager = ServiceManager {
+                to: Some(open(&name).unwrap()),
+                watchdog: Some(Duration::from_millis(20)),
+            };
+            manager.ready();
             assert_eq!(hear(&socket).await, "READY=1");
             let heard = async { [hear(&socket).await, hear(&socket).await, hear(&socket).await] };
             let heard = tokio::select! {
@@ -133,7 +146,11 @@ mod tests {
     fn a_manager_that_is_gone_harms_nobody() {
         let dir = tempfile::tempdir().unwrap();
         let gone = dir.path().join("gone");
-        ServiceManager::at(gone.as_os_str(), None).unwrap().say("READY=1");
+        let manager = ServiceManager {
+            to: Some(open(gone.as_os_str()).unwrap()),
+            watchdog: None,
+        };
+        manager.ready();
         assert!(!gone.exists());
     }
 }
