@@ -1,4 +1,4 @@
-//! The configuration files that the packages install say what the programs do.
+//! The configuration files that the packages bring say what the programs do.
 
 #![allow(clippy::unwrap_used)]
 
@@ -8,10 +8,45 @@ use std::{
     path::{Path, PathBuf},
 };
 
+/// Every key, switched off: an example in `/usr/share/doc`, and what the man pages of section 5 are made from.
 fn shipped(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../packaging/debian/conf")
+        .join("../packaging/reference")
         .join(name)
+}
+
+/// What lies in `/etc/proximity` after the first install.
+fn installed(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../packaging/conf")
+        .join(name)
+}
+
+/// dpkg stops and asks when such a file differs from the one that the last version brought and an operator has edited it; unattended upgrades then leave
+/// the package aside for good. So these never change: what is new about a key goes to `packaging/reference`.
+#[test]
+fn a_file_that_operators_edit_is_the_same_in_every_version() {
+    use sha2::{Digest as _, Sha256};
+    let frozen = [
+        (
+            "agent.toml",
+            "2b64a79f7a66bf8a4222c348013fa03619c64eacafde38d5cb76428b807c7cf8",
+        ),
+        (
+            "coordinator.toml",
+            "e988cd680c88466ca5a0a870fa38c2b0c143d57c2c99a60f6ebe2ae51aed17fb",
+        ),
+        (
+            "policy.toml",
+            "84e44215a53324054dabdbf452c82f6d906f7b230f8b9ff013c1b160ed920dbe",
+        ),
+    ];
+    for (name, hash) in frozen {
+        let text = fs::read_to_string(installed(name)).unwrap();
+        assert!(text.lines().all(|line| line.starts_with("# ")), "{name} sets nothing");
+        let found: String = Sha256::digest(&text).iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(found, hash, "{name} has changed");
+    }
 }
 
 /// A line `#key = value`, or `#[section]`, is a setting switched off; prose has a space after the `#`.

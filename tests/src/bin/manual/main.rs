@@ -1,10 +1,12 @@
-//! Writes the man pages and shell completions of the agent and the coordinator, made from their command lines, to a folder:
-//! `cargo run -p proximity-tests --bin manual -- FOLDER`. It lives here because only this package sees both programs, and so that neither
+//! Writes the man pages and shell completions of the agent and the coordinator, made from their command lines and from `packaging/reference`, to a
+//! folder: `cargo run -p proximity-tests --bin manual -- FOLDER`. It lives here because only this package sees both programs, and so that neither
 //! carries the generators.
+
+mod reference;
 
 use anyhow::Context as _;
 use clap::Command;
-use clap_complete::Shell;
+use clap_complete::{Generator as _, Shell};
 use std::{
     fs,
     io::Write as _,
@@ -24,13 +26,10 @@ fn programs() -> [Program; 2] {
         Program {
             command: proximity_agent::cli::command(),
             files: &[
-                (
-                    "/etc/proximity/agent.toml",
-                    "Configuration. The file itself explains each key.",
-                ),
+                ("/etc/proximity/agent.toml", "Configuration: proximity-agent.toml(5)."),
                 (
                     "/etc/proximity/policy.toml",
-                    "What this node allows, whatever a coordinator asks.",
+                    "What this node allows, whatever a coordinator asks: proximity-policy.toml(5).",
                 ),
                 (
                     "/var/lib/proximity-agent",
@@ -41,14 +40,14 @@ fn programs() -> [Program; 2] {
                     "One record per container that Proximity made; shared in a cluster.",
                 ),
             ],
-            see_also: "pct(1), nft(8), systemctl(1)",
+            see_also: "proximity-agent.toml(5), proximity-policy.toml(5), pct(1), nft(8), systemctl(1)",
         },
         Program {
             command: proximity_coordinator::cli::command(),
             files: &[
                 (
                     "/etc/proximity/coordinator.toml",
-                    "Configuration. The file itself explains each key.",
+                    "Configuration: proximity-coordinator.toml(5).",
                 ),
                 (
                     "/var/lib/proximity-coordinator",
@@ -56,7 +55,7 @@ fn programs() -> [Program; 2] {
                 ),
                 ("/usr/share/proximity/catalog", "The catalog of apps."),
             ],
-            see_also: "proximity-agent(8), systemctl(1)",
+            see_also: "proximity-coordinator.toml(5), proximity-agent(8), systemctl(1)",
         },
     ]
 }
@@ -73,7 +72,11 @@ fn main() -> anyhow::Result<()> {
         page(&program, &program.command, &folder, true)?;
         completions(&program.command, &folder)?;
     }
-    Ok(())
+    let version = proximity_agent::cli::command()
+        .get_version()
+        .unwrap_or_default()
+        .to_owned();
+    reference::pages(&folder, &version)
 }
 
 /// One page for the command, and one for each that stands below it.
@@ -136,8 +139,16 @@ fn completions(command: &Command, folder: &Path) -> anyhow::Result<()> {
             .map(|program| program.command)
             .find(|fresh| fresh.get_name() == name)
             .context("the list names it")?;
-        let path = clap_complete::generate_to(shell, &mut fresh, &name, folder);
-        path.with_context(|| format!("cannot write completions of {name} for {shell}"))?;
+        let path = match shell {
+            // bash-completion finds the file by the command's name alone.
+            Shell::Bash => folder.join("bash").join(&name),
+            _ => folder.join(shell.file_name(&name)),
+        };
+        let mut text: Vec<u8> = Vec::new();
+        clap_complete::generate(shell, &mut fresh, &name, &mut text);
+        fs::create_dir_all(folder.join("bash"))
+            .and_then(|()| fs::write(&path, text))
+            .with_context(|| format!("cannot write {}", path.display()))?;
     }
     Ok(())
 }
