@@ -126,6 +126,8 @@ pub(crate) struct Call<'a> {
     /// The task that is running, when output goes into its log as well.
     pub(crate) task: Option<TaskLog>,
     pub(crate) answer_lost: bool,
+    /// What still happens when it is killed: the real tool is several processes, and not all of them die.
+    pub(crate) at_death: Option<Box<dyn FnOnce()>>,
 }
 
 impl Call<'_> {
@@ -166,12 +168,15 @@ impl Call<'_> {
         }
     }
 
-    /// On a machine without power nothing goes on.
-    fn check_power(&self) -> Result<(), Stop> {
+    /// On a machine without power nothing goes on, and nothing is tidied up.
+    fn check_power(&mut self) -> Result<(), Stop> {
         let name = &self.node.layout.info().name;
         let info = Cluster::of(&self.node.layout).and_then(|cluster| cluster.info().ok());
         match info.as_ref().and_then(|info| info.member(name)) {
-            Some(member) if !member.powered => Err(self.kill_self()),
+            Some(member) if !member.powered => {
+                self.at_death = None;
+                Err(self.kill_self())
+            }
             _ => Ok(()),
         }
     }
@@ -238,7 +243,10 @@ impl Call<'_> {
     }
 
     /// SIGKILL to itself; in-process, where that would end the test, only the outcome.
-    pub(crate) fn kill_self(&self) -> Stop {
+    pub(crate) fn kill_self(&mut self) -> Stop {
+        if let Some(act) = self.at_death.take() {
+            act();
+        }
         if self.streams.own && nix::sys::signal::raise(nix::sys::signal::Signal::SIGKILL).is_err() {
             std::process::abort();
         }

@@ -59,6 +59,12 @@ pub(crate) fn human(seconds: u64) -> String {
     date_time(seconds).format(&format).unwrap_or_default()
 }
 
+/// `2026-11-22T20:09:27Z`, as a Proxmox Backup Server names a backup.
+pub(crate) fn utc(seconds: u64) -> String {
+    let format = format_description!("[year]-[month]-[day]T[hour]:[minute]:[second]Z");
+    date_time(seconds).format(&format).unwrap_or_default()
+}
+
 /// `2026_11_22-21_09_27`, as vzdump puts times into file names.
 pub(crate) fn in_file_name(seconds: u64) -> String {
     let format = format_description!("[year]_[month]_[day]-[hour]_[minute]_[second]");

@@ -64,16 +64,18 @@
 //!   refusals on standalone nodes, `--target-storage`, local volumes of `btrfs`; linked clones, clones to another node; bind mounts, existing volumes for a new container, `--dev`,
 //!   `--hookscript`, `--pool`
 //! - `vzdump`: `--all`, `--pool`, `--script`, `--stdout`, `--job-id`, `--fleecing`, `--stop`, `--exclude-path`, prune rules
-//!   other than `keep-last`; `suspend` and `snapshot` only in words
-//! - `pvesm`: everything but `status, list, path, alloc, free, extractconfig`; storages other than `dir`, `btrfs` and `nfs`
+//!   other than `keep-last`; the two copies of `suspend` are one
+//! - `pvesm`: everything but `status, list, path, alloc, free, extractconfig`; storages other than `dir`, `btrfs`, `nfs`, `lvmthin`, `pbs` (which a node has only if
+//!   its `storage.cfg` says so)
 //! - `pveam help`; `pvesh`: paths that its module does not list, `set`, `delete`, `ls`, `usage`, tables as text
 //! - `nft`: `reset`, `replace`, `rename`, `monitor`; sets and maps other than by name; text beyond its module's list
 //! - hollow containers: commands beyond a few of the shell's (`exec.log` has all of them)
-//! - real containers in clusters, HA groups and rules, replication, ZFS, LVM-thin, RBD, PBS, users and permissions, OCI templates
+//! - real containers in clusters, HA groups and rules, replication, ZFS, RBD, users and permissions, OCI templates
 //!
 //! What differs though it looks the same: no disk fills up; `digest` and counters are right but not equal to the recordings';
-//! snapshots keep configurations only; a hollow backup's archive is a list of its files, its configuration lies beside it.
+//! a hollow backup's archive is a real tar of its files, but nothing in it is really compressed.
 
+pub mod archive;
 pub mod body;
 mod call;
 mod check;
@@ -110,4 +112,4 @@ pub use node::Node;
 pub use script::{At, Fault, Hits, Rule, Script};
 pub use serve::serve;
 pub use spec::{NodeSpec, TEMPLATES};
-pub use tools::TOOLS;
+pub use tools::{DECOMPRESSORS, TOOLS};

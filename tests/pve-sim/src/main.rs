@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use nix::sys::signal::{SigSet, Signal};
-use pve_sim::{Node, NodeSpec, Signals, TOOLS};
+use pve_sim::{DECOMPRESSORS, Node, NodeSpec, Signals, TOOLS};
 
 fn main() -> std::process::ExitCode {
     match run() {
@@ -31,7 +31,7 @@ fn run() -> anyhow::Result<i32> {
         .file_name()
         .map(|name| name.to_string_lossy().into_owned())
         .unwrap_or_default();
-    if TOOLS.contains(&name.as_str()) {
+    if TOOLS.contains(&name.as_str()) || DECOMPRESSORS.contains(&name.as_str()) {
         let root = root_above(&program)?;
         return tool(&root, &name, &argv[1..]);
     }

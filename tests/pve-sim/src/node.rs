@@ -119,6 +119,7 @@ impl Node {
             signals: self.signals.clone(),
             task: None,
             answer_lost: false,
+            at_death: None,
         };
         let result = crate::tools::dispatch(&mut call, argv);
         let code = match result {

@@ -268,11 +268,15 @@ fn storages(call: &Call<'_>) -> Result<Value, Stop> {
 
 fn content(call: &Call<'_>, id: &str) -> Result<Value, Stop> {
     let storage = storage::find(call.layout(), id)?;
+    storage.activate(call.layout())?;
     let volumes = storage
         .volumes(call.layout())
         .map_err(|error| Stop::die(error.to_string()))?;
+    let (wanted, vmid) = (call.args.get("content"), call.args.get("vmid").map(str::parse::<u32>));
     Ok(volumes
         .into_iter()
+        .filter(|volume| wanted.is_none_or(|wanted| wanted == volume.content))
+        .filter(|volume| vmid.as_ref().is_none_or(|vmid| vmid.as_ref().ok() == volume.vmid.as_ref()))
         .map(|volume| {
             let made = fs::metadata(&volume.path).and_then(|meta| meta.modified()).ok();
             let ctime = made.and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok()).map_or(0, |since| since.as_secs());
@@ -283,6 +287,9 @@ fn content(call: &Call<'_>, id: &str) -> Result<Value, Stop> {
             }
             if volume.content == "backup" {
                 entry["subtype"] = json!("lxc");
+                if let Ok(notes) = fs::read_to_string(storage::notes_file(&volume.path)) {
+                    entry["notes"] = json!(notes.trim_end_matches('\n'));
+                }
             }
             entry
         })

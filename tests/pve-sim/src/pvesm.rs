@@ -83,6 +83,7 @@ fn status(call: &mut Call<'_>, usage: &str) -> Result<(), Stop> {
 
 fn list(call: &mut Call<'_>) -> Result<(), Stop> {
     let storage = storage::find(call.layout(), call.args.required("storage"))?;
+    storage.activate(call.layout())?;
     let mut volumes = storage
         .volumes(call.layout())
         .map_err(|error| Stop::die(error.to_string()))?;
@@ -150,7 +151,16 @@ fn alloc(call: &mut Call<'_>) -> Result<(), Stop> {
 
 fn free(call: &mut Call<'_>) -> Result<(), Stop> {
     let volume = call.args.required("volume").to_owned();
-    let path = storage::path_of(call.layout(), &volume)?;
+    let path = storage::active_path_of(call.layout(), &volume)?;
+    if path
+        .with_file_name(format!(
+            "{}.protected",
+            path.file_name().unwrap_or_default().to_string_lossy()
+        ))
+        .exists()
+    {
+        return Err(Stop::die(format!("can't remove volume '{volume}' - protected")));
+    }
     if !path.exists() {
         let shown = call.layout().node_path(&path);
         call.say(&format!("disk image '{shown}' does not exist"))?;
@@ -165,10 +175,10 @@ fn free(call: &mut Call<'_>) -> Result<(), Stop> {
 
 fn extractconfig(call: &mut Call<'_>) -> Result<(), Stop> {
     let volume = call.args.required("volume").to_owned();
-    let path = storage::path_of(call.layout(), &volume)?;
+    let path = storage::active_path_of(call.layout(), &volume)?;
     if !path.exists() {
         return Err(Stop::die(format!("volume '{volume}' does not exist")));
     }
-    let text = crate::vzdump::saved_config(&path)?.render();
+    let text = call.node.body.saved_config(&storage::archive_file(&path))?;
     call.print(&format!("{text}\n"))
 }

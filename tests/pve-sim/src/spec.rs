@@ -15,7 +15,7 @@ use crate::cluster::Cluster;
 use crate::layout::{BodyKind, Layout, NodeInfo, write_atomically};
 use crate::node::Node;
 use crate::storage::random_uuid;
-use crate::tools::TOOLS;
+use crate::tools::{DECOMPRESSORS, TOOLS};
 use crate::{pmxcfs, pveam};
 
 /// The template that every new node has, and the one that `pveam download` can fetch besides.
@@ -332,11 +332,10 @@ fn links(layout: &Layout, spec: &NodeSpec) -> io::Result<()> {
         return Ok(());
     };
     let executable = executable.canonicalize()?;
-    // Nodes with real containers have the kernel's own nftables.
-    for tool in TOOLS
-        .iter()
-        .filter(|tool| **tool != "nft" || spec.body == BodyKind::Hollow)
-    {
+    // Nodes with real containers have the kernel's own nftables, and the machine's own programs.
+    let hollow = spec.body == BodyKind::Hollow;
+    let tools = TOOLS.iter().filter(|tool| hollow || **tool != "nft");
+    for tool in tools.chain(DECOMPRESSORS.iter().filter(|_| hollow)) {
         for folder in ["usr/bin", "usr/sbin"] {
             symlink(&executable, layout.root().join(folder).join(tool))?;
         }

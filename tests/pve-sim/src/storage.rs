@@ -1,4 +1,10 @@
-//! Storages of `/etc/pve/storage.cfg`: kinds `dir`, `btrfs` and `nfs`, their volumes, sizes and folders.
+//! Storages of `/etc/pve/storage.cfg`: kinds `dir`, `btrfs` and `nfs` here, [`lvmthin`] and [`pbs`] in files of their own; their volumes, sizes and folders.
+
+mod lvmthin;
+pub(crate) mod pbs;
+mod sizes;
+
+pub(crate) use sizes::{format_size, parse_size};
 
 use std::fs;
 use std::io::{self, Read};
@@ -19,6 +25,9 @@ pub(crate) struct Storage {
     pub(crate) path: String,
     pub(crate) content: Vec<String>,
     shared: bool,
+    pub(crate) vgname: String,
+    /// `prune-backups`: what `vzdump` removes unless told not to.
+    pub(crate) prune: String,
 }
 
 /// One volume of a storage.
@@ -53,12 +62,16 @@ pub(crate) fn all(layout: &Layout) -> Result<Vec<Storage>, Stop> {
                     },
                     content: Vec::new(),
                     shared: kind == "nfs",
+                    vgname: String::new(),
+                    prune: String::new(),
                 });
             }
         } else if let (Some(storage), Some((key, value))) = (storages.last_mut(), trimmed.split_once([' ', '\t'])) {
             match key {
                 "path" => value.trim().clone_into(&mut storage.path),
                 "shared" => storage.shared = value.trim() == "1",
+                "vgname" => value.trim().clone_into(&mut storage.vgname),
+                "prune-backups" => value.trim().clone_into(&mut storage.prune),
                 "content" => storage.content = value.trim().split(',').map(str::to_owned).collect(),
                 _ => {}
             }
@@ -81,6 +94,30 @@ impl Storage {
         self.shared
     }
 
+    /// Fails as activating it would: a folder that is not mounted, a server that does not answer.
+    pub(crate) fn activate(&self, layout: &Layout) -> Result<(), Stop> {
+        match self.kind.as_str() {
+            "pbs" => pbs::check_online(self, layout),
+            "lvmthin" => Ok(()),
+            _ if layout.host_path(&self.path).is_dir() => Ok(()),
+            "nfs" | "cifs" => Err(Stop::die(format!("storage '{}' is not online", self.id))),
+            _ => Err(Stop::die(format!(
+                "unable to activate storage '{}' - directory '{}' does not exist or is unreachable",
+                self.id, self.path
+            ))),
+        }
+    }
+
+    /// Whether containers on it can be copied through a snapshot.
+    pub(crate) fn copies_through_snapshots(&self) -> bool {
+        self.kind == "lvmthin"
+    }
+
+    /// Where backups of a directory storage lie.
+    pub(crate) fn dump_folder(&self, layout: &Layout) -> PathBuf {
+        self.folder(layout, "backup")
+    }
+
     fn folder(&self, layout: &Layout, content: &str) -> PathBuf {
         layout.host_path(&self.path).join(match content {
             "vztmpl" => "template/cache",
@@ -94,12 +131,22 @@ impl Storage {
     /// (total, used, available) bytes. What lies on it counts, on top of a base that a real system takes.
     pub(crate) fn usage(&self, layout: &Layout) -> (u64, u64, u64) {
         let total = layout.info().disk_gb * GIB;
-        let used = (total / 50 + allocated(&resolved(&layout.host_path(&self.path)))).min(total);
+        let place = match self.kind.as_str() {
+            "lvmthin" => lvmthin::folder(self, layout),
+            "pbs" => pbs::server(self, layout),
+            _ => layout.host_path(&self.path),
+        };
+        let used = (total / 50 + allocated(&resolved(&place))).min(total);
         (total, used, total - used)
     }
 
     /// All volumes, sorted by name.
     pub(crate) fn volumes(&self, layout: &Layout) -> io::Result<Vec<Volume>> {
+        match self.kind.as_str() {
+            "lvmthin" => return lvmthin::volumes(self, layout),
+            "pbs" => return pbs::volumes(self, layout),
+            _ => {}
+        }
         let mut volumes = Vec::new();
         for (content, word) in [("vztmpl", "vztmpl"), ("iso", "iso"), ("backup", "backup")] {
             if !self.content.iter().any(|held| held == content) {
@@ -110,7 +157,7 @@ impl Storage {
                     "vztmpl" if name.ends_with(".tar.zst") => "tzst",
                     "vztmpl" if name.ends_with(".tar.gz") => "tgz",
                     "vztmpl" if name.ends_with(".tar.xz") => "txz",
-                    "backup" => match ["tar.zst", "tar.gz", "tar"]
+                    "backup" => match ["tar.zst", "tar.gz", "tar.lzo", "tar"]
                         .iter()
                         .find(|end| name.ends_with(&format!(".{end}")))
                     {
@@ -137,7 +184,8 @@ impl Storage {
         }
         for (owner, folder) in entries(&self.folder(layout, "images"))? {
             let Ok(vmid) = owner.parse::<u32>() else { continue };
-            for (name, path) in entries(&folder)? {
+            // What has an `@` is a snapshot of a subvolume.
+            for (name, path) in entries(&folder)?.into_iter().filter(|(name, _)| !name.contains('@')) {
                 let subvolume = name.ends_with(".subvol");
                 volumes.push(Volume {
                     volid: format!("{}:{vmid}/{name}", self.id),
@@ -197,6 +245,11 @@ pub(crate) fn path_of(layout: &Layout, volid: &str) -> Result<PathBuf, Stop> {
         return Err(Stop::die(format!("unable to parse volume ID '{volid}'")));
     };
     let storage = find(layout, id)?;
+    match storage.kind.as_str() {
+        "lvmthin" => return lvmthin::path(&storage, layout, name),
+        "pbs" => return pbs::path(&storage, layout, name),
+        _ => {}
+    }
     let Some((kind, file)) = name.split_once('/') else {
         return Err(Stop::die(format!("unable to parse directory volume name '{name}'")));
     };
@@ -210,6 +263,32 @@ pub(crate) fn path_of(layout: &Layout, volid: &str) -> Result<PathBuf, Stop> {
     })
 }
 
+/// The same of a storage that is activated for it.
+pub(crate) fn active_path_of(layout: &Layout, volid: &str) -> Result<PathBuf, Stop> {
+    let (id, _) = volid.split_once(':').unwrap_or((volid, ""));
+    find(layout, id)?.activate(layout)?;
+    path_of(layout, volid)
+}
+
+/// The file to unpack: of a backup server, what it keeps for a backup.
+pub(crate) fn archive_file(path: &Path) -> PathBuf {
+    if path.is_dir() {
+        path.join(pbs::DATA)
+    } else {
+        path.to_owned()
+    }
+}
+
+/// Where the notes of a backup are.
+pub(crate) fn notes_file(path: &Path) -> PathBuf {
+    if path.is_dir() {
+        return path.join(pbs::NOTES);
+    }
+    let mut name = path.as_os_str().to_owned();
+    name.push(".notes");
+    name.into()
+}
+
 /// Makes a new disk for a container and answers its volume id; a raw image is said to be formatted.
 pub(crate) fn allocate(call: &mut Call<'_>, storage: &str, vmid: u32, size: u64) -> Result<String, Stop> {
     let storage = find(call.layout(), storage)?;
@@ -219,6 +298,10 @@ pub(crate) fn allocate(call: &mut Call<'_>, storage: &str, vmid: u32, size: u64)
             storage.id
         )));
     }
+    if storage.kind == "lvmthin" {
+        return lvmthin::allocate(call, &storage, vmid, size);
+    }
+    storage.activate(call.layout())?;
     let folder = storage.folder(call.layout(), "images").join(vmid.to_string());
     let failed = |error: io::Error| Stop::die(format!("unable to create image: {error}"));
     fs::create_dir_all(&folder).map_err(failed)?;
@@ -300,12 +383,10 @@ fn format_ext4(call: &mut Call<'_>, size: u64) -> Result<(), Stop> {
 /// Removes a volume; its folder too when it was the last.
 pub(crate) fn free(layout: &Layout, volid: &str) -> Result<(), Stop> {
     let path = path_of(layout, volid)?;
-    let result = if path.is_dir() {
-        fs::remove_dir_all(&path)
-    } else {
-        fs::remove_file(&path)
-    };
-    match result {
+    for snapshot in snapshots_of(&path) {
+        remove(&snapshot).map_err(|error| Stop::die(format!("{}: {error}", layout.node_path(&snapshot))))?;
+    }
+    match remove(&path) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => {
@@ -326,37 +407,37 @@ pub(crate) fn free(layout: &Layout, volid: &str) -> Result<(), Stop> {
     Ok(())
 }
 
-/// `1280M`, `1G`, `0T`: the largest unit without a remainder (PVE::JSONSchema::format_size).
-pub(crate) fn format_size(bytes: u64) -> String {
-    let mut number = bytes;
-    for unit in ["", "K", "M", "G"] {
-        if !number.is_multiple_of(KIB) {
-            return format!("{number}{unit}");
-        }
-        number /= KIB;
+pub(crate) fn remove(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        fs::remove_dir_all(path)
+    } else {
+        fs::remove_file(path)
     }
-    format!("{number}T")
 }
 
-/// `256M` in bytes; a bare number counts in `unit`.
-pub(crate) fn parse_size(text: &str, unit: u64) -> Option<u64> {
-    let (number, factor) = match text.as_bytes().last()? {
-        b'K' => (&text[..text.len() - 1], KIB),
-        b'M' => (&text[..text.len() - 1], KIB * KIB),
-        b'G' => (&text[..text.len() - 1], GIB),
-        b'T' => (&text[..text.len() - 1], GIB * KIB),
-        _ => (text, unit),
+/// Where the snapshot of a volume lies: beside it, `…@name` of a subvolume, `snap_…_name` of a logical volume.
+pub(crate) fn snapshot_path(volume: &Path, snapshot: &str) -> PathBuf {
+    if volume.extension().is_some_and(|end| end == "subvol") {
+        let mut name = volume.as_os_str().to_owned();
+        name.push(format!("@{snapshot}"));
+        return name.into();
+    }
+    lvmthin::snapshot(volume, snapshot)
+}
+
+/// All snapshots of a volume.
+fn snapshots_of(volume: &Path) -> Vec<PathBuf> {
+    let (Some(folder), Some(name)) = (volume.parent(), volume.file_name()) else {
+        return Vec::new();
     };
-    let number: f64 = number
-        .parse()
-        .ok()
-        .filter(|number: &f64| number.is_finite() && *number >= 0.0)?;
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        clippy::cast_precision_loss
-    )]
-    Some((number * factor as f64) as u64)
+    let name = name.to_string_lossy();
+    let (subvolume, logical) = (format!("{name}@"), format!("snap_{name}_"));
+    let found = entries(folder).unwrap_or_default();
+    found
+        .into_iter()
+        .filter(|(entry, _)| entry.starts_with(&subvolume) || entry.starts_with(&logical))
+        .map(|(_, path)| path)
+        .collect()
 }
 
 /// Bytes from the system's random source.
@@ -389,17 +470,4 @@ pub(crate) fn random_uuid() -> String {
 pub(crate) fn random_mac() -> String {
     let [a, b, c] = random_bytes::<3>();
     format!("BC:24:11:{a:02X}:{b:02X}:{c:02X}")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_as_the_real_tool_writes_them() {
-        assert_eq!(format_size(0), "0T");
-        assert_eq!(format_size(GIB), "1G");
-        assert_eq!(format_size(1280 * KIB * KIB), "1280M");
-        assert_eq!(parse_size("+256M".trim_start_matches('+'), 1), Some(256 * KIB * KIB));
-    }
 }

@@ -1,5 +1,6 @@
 //! From a tool's name to what simulates it.
 
+use crate::archive::Squeezer;
 use crate::call::{Call, Stop};
 
 /// Names under which the executable answers.
@@ -14,6 +15,9 @@ pub const TOOLS: [&str; 8] = [
     "nft",
 ];
 
+/// Programs of the machine that a hollow node brings along, so that its archives can be read wherever the tests run. Nodes with real containers use the real ones.
+pub const DECOMPRESSORS: [&str; 3] = ["zstd", "gzip", "lzop"];
+
 pub(crate) fn dispatch(call: &mut Call<'_>, argv: &[String]) -> Result<(), Stop> {
     match call.tool.as_str() {
         "pct" => crate::pct::run(call, argv),
@@ -27,9 +31,22 @@ pub(crate) fn dispatch(call: &mut Call<'_>, argv: &[String]) -> Result<(), Stop>
             "nft of a node with real containers: use the real nft in its network namespace".to_owned(),
         )),
         "nft" => crate::nft::run(call, argv),
+        "zstd" | "gzip" | "lzop" => decompress(call, argv),
         other => Err(Stop::NotSimulated(format!(
             "tool '{other}'; there are {}",
             TOOLS.join(", ")
         ))),
     }
+}
+
+/// `zstd -dc`: from stdin to stdout.
+fn decompress(call: &mut Call<'_>, argv: &[String]) -> Result<(), Stop> {
+    if argv != ["-dc"] {
+        return Err(Stop::NotSimulated(format!("{} {}", call.tool, argv.join(" "))));
+    }
+    let failed = |error: std::io::Error| Stop::die(error.to_string());
+    let mut bytes = Vec::new();
+    call.streams.stdin.read_to_end(&mut bytes).map_err(failed)?;
+    let content = Squeezer::of_bytes(&bytes).unsqueeze(&bytes).map_err(Stop::die)?;
+    call.streams.out.write_all(&content).map_err(|_| Stop::BrokenPipe)
 }

@@ -11,6 +11,7 @@
 //! short (the name holds 107 bytes); its cgroup is `<hierarchy>/<cgroup_parent>/<id>`, its processes below `ns` there.
 
 mod archive;
+mod backup;
 mod child;
 mod config;
 mod guest_files;
@@ -28,7 +29,7 @@ use std::time::Duration;
 use nix::sys::statvfs::statvfs;
 
 use self::settings::{NO_PATH, Settings, tool};
-use super::{Body, BodyError, Ct, Figures, FileOwner, Shutdown, Stdio, Unpacked, io_at};
+use super::{Body, BodyError, Ct, Figures, FileOwner, Packing, Shutdown, Stdio, Unpacked, io_at};
 use crate::conf::Section;
 use crate::lab::cgroups;
 use crate::layout::{BodyKind, Layout};
@@ -61,7 +62,7 @@ impl Body for LxcBody {
         }
     }
 
-    fn copy_from(&self, ct: &Ct<'_>, from: u32) -> Result<(), BodyError> {
+    fn copy_from(&self, ct: &Ct<'_>, from: u32, snapshot: Option<&str>) -> Result<(), BodyError> {
         let source = pmxcfs::load(ct.layout, from)
             .map_err(|stop| BodyError::Failed(stop.text()))?
             .current;
@@ -73,7 +74,10 @@ impl Body for LxcBody {
             ..*ct
         };
         let copied = (|| {
-            let from = volumes::mount(&original, |_| true)?;
+            let from = match snapshot {
+                Some(name) => volumes::mount_beside(&original, &volumes::kept(&original, name)?)?,
+                None => volumes::mount(&original, |_| true)?,
+            };
             let to = volumes::mount(ct, |_| true)?;
             let mut copy = Command::new("cp");
             copy.args(["-a", "--sparse=auto", "-T"])
@@ -87,30 +91,36 @@ impl Body for LxcBody {
                 .map_err(|error| BodyError::Failed(format!("command 'cp' failed: {error}")))?;
             child::wait_all(vec![("cp".to_owned(), copying)], ct.interrupted)
         })();
-        let released = volumes::release(&original).and(volumes::release(ct));
+        let released = match snapshot {
+            Some(_) => volumes::release_beside(&original),
+            None => volumes::release(&original),
+        };
+        let released = released.and(volumes::release(ct));
         if copied.is_err() {
             self.destroy(ct)?;
         }
         copied.map(drop).and(released)
     }
 
-    fn pack(&self, ct: &Ct<'_>, archive: &Path) -> Result<u64, BodyError> {
-        let also: Vec<PathBuf> = volumes::disks(ct)?
-            .into_iter()
-            .filter(|disk| disk.backup && !disk.inside.as_os_str().is_empty())
-            .map(|disk| disk.inside)
-            .collect();
-        if self.is_running(ct.layout, ct.vmid) {
-            let settings = Settings::of(ct.layout)?;
-            child::run(tool(&settings, ct.layout, ct.vmid, "lxc-freeze"))?;
-            let packed = archive::pack(&volumes::tree(ct), &also, archive, ct.interrupted);
-            let thawed = child::run(tool(&settings, ct.layout, ct.vmid, "lxc-unfreeze"));
-            return packed.and_then(|bytes| thawed.map(|_| bytes));
-        }
-        let packed = volumes::mount(ct, |disk| disk.backup)
-            .and_then(|root| archive::pack(&root, &also, archive, ct.interrupted));
-        let released = volumes::release(ct);
-        packed.and_then(|bytes| released.map(|()| bytes))
+    fn pack(&self, ct: &Ct<'_>, archive: &Path, packing: &Packing<'_>) -> Result<u64, BodyError> {
+        backup::pack(self, ct, archive, packing)
+    }
+
+    fn saved_config(&self, archive: &Path) -> Result<String, BodyError> {
+        archive::config(archive)
+    }
+
+    fn snapshot(&self, ct: &Ct<'_>, name: &str) -> Result<(), BodyError> {
+        volumes::keep(ct, name)
+    }
+
+    fn drop_snapshot(&self, ct: &Ct<'_>, name: &str) -> Result<(), BodyError> {
+        volumes::forget(ct, name)
+    }
+
+    fn roll_back(&self, ct: &Ct<'_>, name: &str) -> Result<(), BodyError> {
+        volumes::release(ct)?;
+        volumes::roll_back(ct, name)
     }
 
     fn start(&self, ct: &Ct<'_>) -> Result<u32, BodyError> {

@@ -15,6 +15,7 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::archive::Squeezer;
 use crate::clock::Clock;
 use crate::conf::Section;
 use crate::layout::{BodyKind, Layout};
@@ -57,6 +58,17 @@ pub struct Ct<'a> {
     pub root_volume: &'a Path,
     /// TERM or INT came to this tool. Long acts ask, undo, and answer [`BodyError::Interrupted`].
     pub interrupted: &'a dyn Interrupted,
+}
+
+/// What goes into the archive of a backup besides the tree, and how.
+#[derive(Debug, Clone, Copy)]
+pub struct Packing<'a> {
+    /// The container's configuration.
+    pub config: &'a str,
+    /// How the archive is compressed.
+    pub squeezer: Squeezer,
+    /// Not the container as it is, but as this snapshot of it.
+    pub snapshot: Option<&'a str>,
 }
 
 /// Asked by long acts.
@@ -145,17 +157,41 @@ pub trait Body: Send + Sync + Debug {
     /// When the archive cannot be unpacked; `Interrupted` after TERM.
     fn unpack(&self, ct: &Ct<'_>, archive: &Path, out: &mut dyn Write) -> Result<Unpacked, BodyError>;
 
-    /// Copies the root tree of `from` (a `lxc_dir` of the same node) to this new container: `pct clone`.
+    /// Copies the root tree of another container of the node to this new one: `pct clone`. `snapshot`: as it was then.
     ///
     /// # Errors
     /// When the copy fails.
-    fn copy_from(&self, ct: &Ct<'_>, from: u32) -> Result<(), BodyError>;
+    fn copy_from(&self, ct: &Ct<'_>, from: u32, snapshot: Option<&str>) -> Result<(), BodyError>;
 
-    /// Writes the root tree of a container as the archive of a backup; answers the bytes that went in.
+    /// Writes the root tree of a container as the archive of a backup; answers the bytes that went in. Mount points without `backup=1` are left out.
     ///
     /// # Errors
     /// When it cannot be written.
-    fn pack(&self, ct: &Ct<'_>, archive: &Path) -> Result<u64, BodyError>;
+    fn pack(&self, ct: &Ct<'_>, archive: &Path, packing: &Packing<'_>) -> Result<u64, BodyError>;
+
+    /// The text of the configuration that an archive holds.
+    ///
+    /// # Errors
+    /// When it cannot be read, or holds none.
+    fn saved_config(&self, archive: &Path) -> Result<String, BodyError>;
+
+    /// Keeps the volumes as they are now, under a name. The storages can do that.
+    ///
+    /// # Errors
+    /// When they could not be copied.
+    fn snapshot(&self, ct: &Ct<'_>, name: &str) -> Result<(), BodyError>;
+
+    /// Forgets what was kept under a name; nothing there is success.
+    ///
+    /// # Errors
+    /// When something stays.
+    fn drop_snapshot(&self, ct: &Ct<'_>, name: &str) -> Result<(), BodyError>;
+
+    /// The volumes of a stopped container are as they were kept.
+    ///
+    /// # Errors
+    /// When they could not be copied back.
+    fn roll_back(&self, ct: &Ct<'_>, name: &str) -> Result<(), BodyError>;
 
     /// Starts it and returns the process id of its init when it runs. The bridges have been checked.
     ///

@@ -30,7 +30,8 @@ pub(super) fn clone(call: &mut Call<'_>, vmid: u32) -> Result<(), Stop> {
         }
         None => config.current.clone(),
     };
-    let from_snapshot = call.args.get("snapname").is_some();
+    let snapshot = call.args.get("snapname").map(str::to_owned);
+    let from_snapshot = snapshot.is_some();
     create::reserve(call, newid)?;
     worker(call, "vzclone", &vmid.to_string(), |call| {
         let _lock = config_lock(call, vmid, CONFIG_LOCK_TIMEOUT)?;
@@ -48,12 +49,12 @@ pub(super) fn clone(call: &mut Call<'_>, vmid: u32) -> Result<(), Stop> {
                 call.say(&format!("create full clone of mountpoint {key} ({volume})"))?;
                 let mut properties = Properties::parse(source.get(&key).unwrap_or_default(), "volume");
                 let origin = volume.split(':').next().unwrap_or_default().to_owned();
-                let target = call.args.get("storage").map_or(origin, str::to_owned);
-                if from_snapshot {
+                let target = call.args.get("storage").map_or(origin.clone(), str::to_owned);
+                let kind = storage::find(call.layout(), &origin)?.kind;
+                if from_snapshot && kind == "btrfs" {
                     call.say(&format!(
                         "Specified filename /var/lib/lxc/{newid}/.copy-volume-1 does not exist."
                     ))?;
-                    let kind = storage::find(call.layout(), &target)?.kind;
                     return Err(Stop::die(format!(
                         "cannot mount subvol snapshots for storage type '{kind}'"
                     )));
@@ -69,7 +70,9 @@ pub(super) fn clone(call: &mut Call<'_>, vmid: u32) -> Result<(), Stop> {
             }
             call.say("\nNumber of files: 8,485 (reg: 6,635, dir: 960, link: 890)")?;
             call.point(At::Middle)?;
-            call.with_ct(newid, &section, |body, ct| body.copy_from(ct, vmid))?;
+            call.with_ct(newid, &section, |body, ct| {
+                body.copy_from(ct, vmid, snapshot.as_deref())
+            })?;
             for (number, mut net) in section.networks() {
                 net.set("hwaddr", storage::random_mac());
                 section.set(&format!("net{number}"), net.render(None, &["name", "bridge"]));

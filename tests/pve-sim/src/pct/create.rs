@@ -107,11 +107,16 @@ fn restore_from(
     old: Option<&CtConfig>,
 ) -> Result<(), (Stop, Vec<String>)> {
     let nothing_made = |stop: Stop| (stop, Vec::new());
-    let path = storage::path_of(call.layout(), archive).map_err(nothing_made)?;
+    let path = storage::active_path_of(call.layout(), archive).map_err(nothing_made)?;
     if !path.exists() {
         return Err(nothing_made(Stop::die(format!("volume '{archive}' does not exist"))));
     }
-    let saved = crate::vzdump::saved_config(&path).map_err(nothing_made)?;
+    let saved = call
+        .node
+        .body
+        .saved_config(&storage::archive_file(&path))
+        .map(|text| CtConfig::parse(&text))
+        .map_err(|error| nothing_made(error.into()))?;
     let mut section = saved.current;
     for key in ["lock", "template", "parent"] {
         section.remove(key);
@@ -283,10 +288,13 @@ fn build(
             }
             call.say(&format!("restoring '{archive}' now.."))?;
         }
-        let shown = call.layout().node_path(&path);
-        call.say(&format!("extracting archive '{shown}'"))?;
+        // A backup server's client unpacks without a word.
+        if path.is_file() {
+            let shown = call.layout().node_path(&path);
+            call.say(&format!("extracting archive '{shown}'"))?;
+        }
         call.point(At::Middle)?;
-        let unpacked = unpack(call, vmid, section, &path)?;
+        let unpacked = unpack(call, vmid, section, &storage::archive_file(&path))?;
         call.say(&format!(
             "Total bytes read: {} ({}MiB, {}MiB/s)",
             unpacked.bytes,

@@ -9,7 +9,7 @@ mod migrate;
 pub(crate) mod power;
 pub(crate) mod settings;
 pub(crate) mod show;
-mod snapshot;
+pub(crate) mod snapshot;
 
 use crate::call::{Call, Stop};
 use crate::options::command;

@@ -1,4 +1,4 @@
-//! `pct snapshot`, `delsnapshot`, `rollback`, `listsnapshot`. Only configurations are kept: a simulated disk has no layers.
+//! `pct snapshot`, `delsnapshot`, `rollback`, `listsnapshot`. What the volumes held is kept by the body.
 
 use std::collections::BTreeMap;
 
@@ -19,11 +19,11 @@ fn missing(name: &str) -> Stop {
     Stop::die(format!("snapshot '{name}' does not exist"))
 }
 
-/// Only btrfs volumes can.
+/// Only btrfs and LVM-thin volumes can.
 fn check_feature(call: &Call<'_>, section: &Section) -> Result<(), Stop> {
     for (_, volume) in section.volumes() {
         let id = volume.split(':').next().unwrap_or_default();
-        if storage::find(call.layout(), id)?.kind != "btrfs" {
+        if !matches!(storage::find(call.layout(), id)?.kind.as_str(), "btrfs" | "lvmthin") {
             return Err(Stop::die("snapshot feature is not available"));
         }
     }
@@ -39,24 +39,51 @@ pub(super) fn snapshot(call: &mut Call<'_>, vmid: u32) -> Result<(), Stop> {
     pmxcfs::load(call.layout(), vmid)?;
     worker(call, "vzsnapshot", &vmid.to_string(), |call| {
         let _lock = config_lock(call, vmid, CONFIG_LOCK_TIMEOUT)?;
-        let mut config = pmxcfs::load(call.layout(), vmid)?;
+        let config = pmxcfs::load(call.layout(), vmid)?;
         pmxcfs::check_lock(&config)?;
         if config.snapshots.contains_key(&name) {
             return Err(Stop::die(format!("snapshot name '{name}' already used")));
         }
         check_feature(call, &config.current)?;
         call.point(At::Middle)?;
-        let mut section = config.current.clone();
-        for key in ["lock", "template"] {
-            section.remove(key);
-        }
-        section.set_description(&description);
-        section.set("snaptime", now_s(call.node.clock.as_ref()).to_string());
-        config.snapshots.insert(name.clone(), section);
-        config.current.set("parent", name.clone());
-        pmxcfs::save(call.layout(), vmid, &config)
+        make_locked(call, vmid, &name, &description)
     })
     .map(drop)
+}
+
+/// Keeps configuration and volumes under a name. Whoever calls it holds the container.
+pub(crate) fn make_locked(call: &mut Call<'_>, vmid: u32, name: &str, description: &str) -> Result<(), Stop> {
+    let mut config = pmxcfs::load(call.layout(), vmid)?;
+    let mut section = config.current.clone();
+    for key in ["lock", "template"] {
+        section.remove(key);
+    }
+    section.set_description(description);
+    section.set("snaptime", now_s(call.node.clock.as_ref()).to_string());
+    call.with_ct(vmid, &config.current, |body, ct| body.snapshot(ct, name))?;
+    config.snapshots.insert(name.to_owned(), section);
+    config.current.set("parent", name);
+    pmxcfs::save(call.layout(), vmid, &config)
+}
+
+/// Forgets what is kept under a name.
+pub(crate) fn drop_locked(call: &mut Call<'_>, vmid: u32, name: &str) -> Result<(), Stop> {
+    let mut config = pmxcfs::load(call.layout(), vmid)?;
+    call.with_ct(vmid, &config.current, |body, ct| body.drop_snapshot(ct, name))?;
+    let parent = config
+        .snapshots
+        .remove(name)
+        .and_then(|section| section.get("parent").map(str::to_owned));
+    let CtConfig { current, snapshots, .. } = &mut config;
+    for section in std::iter::once(current).chain(snapshots.values_mut()) {
+        if section.get("parent") == Some(name) {
+            match &parent {
+                Some(parent) => section.set("parent", parent.clone()),
+                None => drop(section.remove("parent")),
+            }
+        }
+    }
+    pmxcfs::save(call.layout(), vmid, &config)
 }
 
 pub(super) fn delsnapshot(call: &mut Call<'_>, vmid: u32) -> Result<(), Stop> {
@@ -64,26 +91,13 @@ pub(super) fn delsnapshot(call: &mut Call<'_>, vmid: u32) -> Result<(), Stop> {
     pmxcfs::load(call.layout(), vmid)?;
     worker(call, "vzdelsnapshot", &vmid.to_string(), |call| {
         let _lock = config_lock(call, vmid, CONFIG_LOCK_TIMEOUT)?;
-        let mut config = pmxcfs::load(call.layout(), vmid)?;
+        let config = pmxcfs::load(call.layout(), vmid)?;
         pmxcfs::check_lock(&config)?;
         if !config.snapshots.contains_key(&name) {
             return Err(missing(&name));
         }
         call.point(At::Middle)?;
-        let parent = config
-            .snapshots
-            .remove(&name)
-            .and_then(|section| section.get("parent").map(str::to_owned));
-        let CtConfig { current, snapshots, .. } = &mut config;
-        for section in std::iter::once(current).chain(snapshots.values_mut()) {
-            if section.get("parent") == Some(name.as_str()) {
-                match &parent {
-                    Some(parent) => section.set("parent", parent.clone()),
-                    None => drop(section.remove("parent")),
-                }
-            }
-        }
-        pmxcfs::save(call.layout(), vmid, &config)
+        drop_locked(call, vmid, &name)
     })
     .map(drop)
 }
@@ -102,6 +116,7 @@ pub(super) fn rollback(call: &mut Call<'_>, vmid: u32) -> Result<(), Stop> {
         if call.node.is_running(vmid) {
             call.with_ct(vmid, &config.current, |body, ct| body.stop(ct))?;
         }
+        call.with_ct(vmid, &config.current, |body, ct| body.roll_back(ct, &name))?;
         for key in NOT_IN_SNAPSHOT {
             section.remove(key);
         }

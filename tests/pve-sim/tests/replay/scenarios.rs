@@ -191,6 +191,8 @@ pub(crate) const SCENARIOS: &[(&str, &[Step])] = &[
             Replay("vzdump-102-locked"),
             Replay("unlock-102"),
             Replay("vzdump-102-snapshot-btrfs"),
+            // As the real one, it leaves its snapshot.
+            Do("pct delsnapshot 102 vzdump"),
             Replay("delsnapshot-102"),
             Replay("snapshot-102-s1"),
             At(1_795_381_900),

@@ -7,6 +7,7 @@
 //! | `<root>/var/lib/lxc/<id>/files/` | what was pushed or made inside |
 //! | `<root>/var/lib/lxc/<id>/installed` | there once `install` of the recipe has run |
 //! | `<root>/var/lib/lxc/<id>/exec.log` | every command that was run inside, one JSON list per line |
+//! | `<root>/var/lib/lxc/<id>/snapshots/<name>/` | files and mark as a snapshot kept them |
 //! | `<root>/var/lib/lxc/<id>/deaf` | made by a test: it does not react to a shutdown |
 //!
 //! In a cluster all but `init.pid` lie in the cluster's folder instead, so that they go with the container from node to node: a network file
@@ -35,7 +36,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Body, BodyError, Ct, Figures, FileOwner, Shutdown, Stdio, Unpacked, io_at};
+use super::{Body, BodyError, Ct, Figures, FileOwner, Packing, Shutdown, Stdio, Unpacked, io_at};
+use crate::conf::{Properties, Section, numbered};
 use crate::layout::{BodyKind, Layout};
 
 /// How many bytes tar says that it read of a placeholder template.
@@ -111,19 +113,33 @@ impl Body for HollowBody {
         })
     }
 
-    fn copy_from(&self, ct: &Ct<'_>, from: u32) -> Result<(), BodyError> {
-        let source = ct.layout.guest_dir(from);
-        let target = ct.layout.guest_dir(ct.vmid);
-        copy_tree(&source.join("files"), &target.join("files"))?;
-        if source.join("installed").exists() {
-            let mark = target.join("installed");
-            fs::write(&mark, "").map_err(io_at(&mark))?;
-        }
-        Ok(())
+    fn copy_from(&self, ct: &Ct<'_>, from: u32, snapshot: Option<&str>) -> Result<(), BodyError> {
+        let source = kept(ct.layout, from, snapshot);
+        copy_container(&source, &ct.layout.guest_dir(ct.vmid))
     }
 
-    fn pack(&self, ct: &Ct<'_>, archive: &Path) -> Result<u64, BodyError> {
-        archive::pack(&ct.layout.guest_dir(ct.vmid), archive)
+    fn pack(&self, ct: &Ct<'_>, archive: &Path, packing: &Packing<'_>) -> Result<u64, BodyError> {
+        let source = kept(ct.layout, ct.vmid, packing.snapshot);
+        archive::pack(&source, &left_out(ct.conf), archive, packing)
+    }
+
+    fn saved_config(&self, archive: &Path) -> Result<String, BodyError> {
+        archive::config(archive)
+    }
+
+    fn snapshot(&self, ct: &Ct<'_>, name: &str) -> Result<(), BodyError> {
+        self.drop_snapshot(ct, name)?;
+        copy_container(&ct.layout.guest_dir(ct.vmid), &kept(ct.layout, ct.vmid, Some(name)))
+    }
+
+    fn drop_snapshot(&self, ct: &Ct<'_>, name: &str) -> Result<(), BodyError> {
+        remove_tree(&kept(ct.layout, ct.vmid, Some(name)))
+    }
+
+    fn roll_back(&self, ct: &Ct<'_>, name: &str) -> Result<(), BodyError> {
+        let folder = ct.layout.guest_dir(ct.vmid);
+        remove_tree(&folder.join("files"))?;
+        copy_container(&kept(ct.layout, ct.vmid, Some(name)), &folder)
     }
 
     fn start(&self, ct: &Ct<'_>) -> Result<u32, BodyError> {
@@ -196,13 +212,8 @@ impl Body for HollowBody {
 
     fn destroy(&self, ct: &Ct<'_>) -> Result<(), BodyError> {
         kernel::stop(ct.layout, ct.vmid)?;
-        for folder in [ct.layout.lxc_dir(ct.vmid), ct.layout.guest_dir(ct.vmid)] {
-            match fs::remove_dir_all(&folder) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io_at(&folder)(error)),
-                _ => {}
-            }
-        }
-        Ok(())
+        remove_tree(&ct.layout.lxc_dir(ct.vmid))?;
+        remove_tree(&ct.layout.guest_dir(ct.vmid))
     }
 
     fn rootfs(&self, _: &Ct<'_>) -> Option<PathBuf> {
@@ -217,6 +228,41 @@ impl HollowBody {
             fs::write(&path, format!("{}\n", hostname(ct))).map_err(io_at(&path))?;
         }
         Ok(())
+    }
+}
+
+/// Where a container's files and mark lie, now or as kept under a name.
+fn kept(layout: &Layout, vmid: u32, snapshot: Option<&str>) -> PathBuf {
+    let folder = layout.guest_dir(vmid);
+    match snapshot {
+        Some(name) => folder.join("snapshots").join(name),
+        None => folder,
+    }
+}
+
+/// Mount points that backups leave out.
+fn left_out(conf: &Section) -> Vec<String> {
+    let points = conf.values.iter().filter(|(key, _)| numbered(key, "mp").is_some());
+    points
+        .map(|(_, value)| Properties::parse(value, "volume"))
+        .filter(|mount| mount.get("backup") != Some("1"))
+        .filter_map(|mount| Some(mount.get("mp")?.trim_end_matches('/').to_owned()))
+        .collect()
+}
+
+fn copy_container(source: &Path, target: &Path) -> Result<(), BodyError> {
+    copy_tree(&source.join("files"), &target.join("files"))?;
+    if source.join("installed").exists() {
+        let mark = target.join("installed");
+        fs::write(&mark, "").map_err(io_at(&mark))?;
+    }
+    Ok(())
+}
+
+fn remove_tree(folder: &Path) -> Result<(), BodyError> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(io_at(folder)(error)),
+        _ => Ok(()),
     }
 }
 

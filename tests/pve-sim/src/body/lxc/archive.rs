@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 
 use super::child;
 use super::settings::{ID_COUNT, ID_FIRST, NO_PATH};
+use crate::archive::{CONFIG, Squeezer};
 use crate::body::{BodyError, Interrupted, Unpacked, io_at};
 
 /// A command whose process is root of the containers' user namespace. Its folder is the one that it is started in, which the
@@ -87,6 +88,19 @@ pub(super) fn unpack(archive: &Path, root: &Path, interrupted: &dyn Interrupted)
         vec![(program.to_owned(), first), ("tar".to_owned(), second)],
         interrupted,
     )?;
+    // A backup's configuration is no part of the container.
+    let config = root.join(CONFIG);
+    for left in [config.as_path(), config.parent().unwrap_or(root)] {
+        let removed = if left.is_dir() {
+            fs::remove_dir(left)
+        } else {
+            fs::remove_file(left)
+        };
+        match removed {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io_at(left)(error)),
+            _ => {}
+        }
+    }
     Ok(Unpacked {
         bytes: totals(&said),
         arch: arch(root)?,
@@ -94,10 +108,13 @@ pub(super) fn unpack(archive: &Path, root: &Path, interrupted: &dyn Interrupted)
     })
 }
 
-/// Packs the tree at `root` with the folders `also`, which are file systems of their own below it; answers the bytes that went in.
+/// Packs the tree at `root` with the folders `also`, which are file systems of their own below it, and the configuration in `config` (a folder that the
+/// container's root can read) first; answers the bytes that went in.
 pub(super) fn pack(
     root: &Path,
     also: &[std::path::PathBuf],
+    config: &Path,
+    squeezer: Squeezer,
     archive: &Path,
     interrupted: &dyn Interrupted,
 ) -> Result<u64, BodyError> {
@@ -128,22 +145,38 @@ pub(super) fn pack(
         "./var/tmp/?*",
         "--exclude",
         "./var/run/?*.pid",
-        ".",
     ]);
+    tar.arg("-C").arg(config).arg(CONFIG).arg("-C").arg(root).arg(".");
     for folder in also {
         tar.arg(Path::new(".").join(folder));
     }
     tar.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut first = tar.spawn().map_err(spawn)?;
-    let mut zstd = Command::new("zstd");
-    zstd.args(["-q", "-3", "-T0"]).stdout(out).stderr(Stdio::inherit());
-    if let Some(stdout) = first.stdout.take() {
-        zstd.stdin(stdout);
+    let program = squeezer.program().unwrap_or("cat");
+    let mut squeeze = Command::new(program);
+    match squeezer {
+        Squeezer::Zstd => drop(squeeze.args(["-q", "--threads=1"])),
+        Squeezer::Gzip | Squeezer::Lzo => drop(squeeze.arg("-c")),
+        Squeezer::None => {}
     }
-    let second = zstd.spawn().map_err(spawn)?;
+    squeeze.stdout(out).stderr(Stdio::inherit());
+    if let Some(stdout) = first.stdout.take() {
+        squeeze.stdin(stdout);
+    }
+    let second = squeeze
+        .spawn()
+        .map_err(|error| BodyError::Failed(format!("command '{program}' failed: {error}")));
+    let second = match second {
+        Ok(child) => child,
+        Err(error) => {
+            // Without a reader the other ends by itself; it is waited for so that it is no zombie.
+            let _ = first.wait();
+            return Err(error);
+        }
+    };
     // tar goes last: its words are the ones that count.
     let said = child::wait_all(
-        vec![("zstd".to_owned(), second), ("tar".to_owned(), first)],
+        vec![(program.to_owned(), second), ("tar".to_owned(), first)],
         interrupted,
     );
     if said.is_err() {
@@ -151,6 +184,19 @@ pub(super) fn pack(
         let _ = fs::remove_file(archive);
     }
     Ok(totals(&said?))
+}
+
+/// The configuration that a backup holds: its first member.
+pub(super) fn config(archive: &Path) -> Result<String, BodyError> {
+    let program = decompressor(archive)?;
+    let mut tar = Command::new("tar");
+    tar.args(["-xOf"]).arg(archive);
+    if program != "cat" {
+        tar.arg(format!("--use-compress-program={program}"));
+    }
+    tar.args([CONFIG, "--occurrence"]);
+    let (text, _) = child::run(tar)?;
+    Ok(format!("{text}\n"))
 }
 
 /// N of `Total bytes read: N (…)`.

@@ -92,6 +92,100 @@ pub(super) fn mount(ct: &Ct<'_>, wanted: impl Fn(&Disk) -> bool) -> Result<PathB
     Ok(root)
 }
 
+/// The disks as a snapshot kept them.
+pub(super) fn kept(ct: &Ct<'_>, name: &str) -> Result<Vec<Disk>, BodyError> {
+    let mut disks = disks(ct)?;
+    for disk in &mut disks {
+        disk.volume = storage::snapshot_path(&disk.volume, name);
+    }
+    Ok(disks)
+}
+
+/// Mounts disks read-only below a folder of its own, as `vzdump` does with a snapshot.
+pub(super) fn mount_beside(ct: &Ct<'_>, disks: &[Disk]) -> Result<PathBuf, BodyError> {
+    let root = ct.layout.lxc_dir(ct.vmid).join("vzsnap0");
+    fs::create_dir_all(&root).map_err(io_at(&root))?;
+    reachable(&root)?;
+    for disk in disks {
+        let mut command = Command::new("mount");
+        if disk.volume.is_dir() {
+            command.args(["--bind", "-o", "ro"]);
+        } else {
+            command.args(["-t", "ext4", "-o", "loop,ro,noload"]);
+        }
+        command.arg(&disk.volume).arg(root.join(&disk.inside));
+        child::run(command)?;
+    }
+    Ok(root)
+}
+
+/// Unmounts what [`mount_beside`] mounted.
+pub(super) fn release_beside(ct: &Ct<'_>) -> Result<(), BodyError> {
+    let root = ct.layout.lxc_dir(ct.vmid).join("vzsnap0");
+    mounts::release(&root).map_err(io_at(&root))
+}
+
+/// Copies every volume to its snapshot. A mounted file system is frozen for it, as LVM does.
+pub(super) fn keep(ct: &Ct<'_>, name: &str) -> Result<(), BodyError> {
+    forget(ct, name)?;
+    let root = tree(ct);
+    let mut frozen = Vec::new();
+    let copied = (|| {
+        for disk in disks(ct)? {
+            let point = root.join(&disk.inside);
+            if mounts::is_point(&point).map_err(io_at(&point))? && disk.volume.is_file() {
+                child::run(freeze("-f", &point))?;
+                frozen.push(point);
+            }
+        }
+        for disk in disks(ct)? {
+            copy(&disk.volume, &storage::snapshot_path(&disk.volume, name))?;
+        }
+        Ok(())
+    })();
+    for point in frozen.into_iter().rev() {
+        child::run(freeze("-u", &point))?;
+    }
+    copied
+}
+
+fn freeze(how: &str, point: &Path) -> Command {
+    let mut command = Command::new("fsfreeze");
+    command.arg(how).arg(point);
+    command
+}
+
+fn copy(from: &Path, to: &Path) -> Result<(), BodyError> {
+    let mut command = Command::new("cp");
+    command
+        .args(["-a", "--sparse=always", "--reflink=auto", "-T"])
+        .arg(from)
+        .arg(to);
+    child::run(command).map(drop)
+}
+
+/// Removes a snapshot of every volume.
+pub(super) fn forget(ct: &Ct<'_>, name: &str) -> Result<(), BodyError> {
+    for disk in kept(ct, name)? {
+        match storage::remove(&disk.volume) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io_at(&disk.volume)(error)),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Copies a snapshot of every volume back; nothing is mounted.
+pub(super) fn roll_back(ct: &Ct<'_>, name: &str) -> Result<(), BodyError> {
+    for (disk, kept) in disks(ct)?.into_iter().zip(kept(ct, name)?) {
+        if disk.volume.is_dir() {
+            fs::remove_dir_all(&disk.volume).map_err(io_at(&disk.volume))?;
+        }
+        copy(&kept.volume, &disk.volume)?;
+    }
+    Ok(())
+}
+
 /// Unmounts the container's disks.
 pub(super) fn release(ct: &Ct<'_>) -> Result<(), BodyError> {
     let root = tree(ct);
