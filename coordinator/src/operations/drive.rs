@@ -19,6 +19,7 @@ use crate::{
     },
 };
 use proximity_protocol::{
+    command::Target,
     fault::Fault,
     ids::{EnvName, NodeId, OperationId},
     secret::SecretText,
@@ -44,6 +45,8 @@ pub(super) struct Drive<'a> {
     pub(super) id: OperationId,
     /// Somebody asks it to look at its row again.
     pub(super) kicked: &'a Notify,
+    /// The container that it is about, if there is one.
+    pub(super) target: Option<Target>,
 }
 
 /// The rows of one moment.
@@ -70,7 +73,12 @@ pub(super) type Advance = Result<Option<Pause>, StoreError>;
 
 impl<'a> Drive<'a> {
     pub(super) fn new(engine: &'a Engine, id: OperationId, kicked: &'a Notify) -> Self {
-        Self { engine, id, kicked }
+        Self {
+            engine,
+            id,
+            kicked,
+            target: None,
+        }
     }
 
     /// The node on which it works, for the queue.
@@ -85,6 +93,7 @@ impl<'a> Drive<'a> {
             let Some(moment) = self.look().await? else {
                 return Ok(Pause::Ended);
             };
+            self.target = moment.view(&[]).target_if_any().ok().flatten();
             let Some(kind) = KINDS.iter().find(|k| k.name == moment.operation.kind) else {
                 let why = format!("this version knows no operation {:?}", moment.operation.kind);
                 self.unknown(moment, why).await?;

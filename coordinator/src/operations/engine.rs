@@ -177,6 +177,7 @@ impl Engine {
             // Listen before looking, so that nothing that happens in between is missed.
             let mut ended = self.0.ended.subscribe();
             let mut changes = self.0.deps.commands.changes();
+            let mut arrivals = self.0.deps.inventories.arrivals();
             let pause = match drive.node().await {
                 Ok(node) => {
                     let _place = self.place(node).await;
@@ -207,6 +208,7 @@ impl Engine {
                 }
                 Ok(Pause::Offline(node)) => tokio::select! {
                     () = self.online(node, &mut changes) => {}
+                    () = seen_elsewhere(&drive, node, &mut arrivals) => {}
                     () = kicked.notified() => {}
                 },
                 Err(error) => {
@@ -224,6 +226,19 @@ impl Engine {
                 // The link is being taken down; so is this engine.
                 Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
             }
+        }
+    }
+}
+
+/// Waits for an inventory of another node that has the operation's container.
+async fn seen_elsewhere(drive: &Drive<'_>, node: NodeId, arrivals: &mut broadcast::Receiver<NodeId>) {
+    loop {
+        match arrivals.recv().await {
+            Ok(other) if other != node && drive.is_seen_at(other) => return,
+            Ok(_) => {}
+            // Too many to tell which: look.
+            Err(broadcast::error::RecvError::Lagged(_)) => return,
+            Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
         }
     }
 }

@@ -225,6 +225,11 @@ async fn change_app(
                 app.mac = None;
             }
             Change::RemoveApp => removed = true,
+            Change::Moved(node) => {
+                app.node_id = *node;
+                app.published = None;
+                operations::move_queued(&mut *tx, app.id.as_str(), *node).await?;
+            }
         }
     }
     operation.data = serde_json::to_value(&data).map_err(StoreError::from)?;

@@ -1,4 +1,4 @@
-//! What a fault leads to: wait, try again, choose again, turn back, or give up.
+//! What a fault leads to: wait, try again, choose again, follow the container, turn back, or give up.
 
 use proximity_protocol::fault::FaultKind;
 use std::time::Duration;
@@ -79,10 +79,17 @@ pub enum Verdict {
     Retry(Duration),
     /// Reserve another VMID, port or address.
     ChooseAgain,
+    /// The container is on another node: go on there, or wait until that can be. No try was spent.
+    Follow,
     /// Take back what was done.
     TurnBack,
     /// Tell the operator.
     GiveUp,
+}
+
+/// Whether a fault of this kind spends a try: not what only waits.
+pub fn spends(kind: FaultKind) -> bool {
+    !(kind.waits() || matches!(kind, FaultKind::OldEpoch | FaultKind::MovedToOtherNode))
 }
 
 /// Decides.
@@ -94,11 +101,10 @@ pub fn after(settings: &EngineSettings, failed: &Failed<'_>) -> Verdict {
     if failed.kind.waits() || failed.kind == FaultKind::OldEpoch {
         return Verdict::Wait(settings.poll);
     }
+    if failed.kind == FaultKind::MovedToOtherNode {
+        return Verdict::Follow;
+    }
     if failed.undo || failed.forward_only {
-        // It is never coming back to this node by itself; reconciliation lets the app follow as soon as no operation is in the way.
-        if failed.kind == FaultKind::MovedToOtherNode {
-            return Verdict::GiveUp;
-        }
         // Also what does not go away by itself: an operator may put it right meanwhile, and giving up leaves something behind.
         return if failed.tries < settings.undo_tries {
             Verdict::Retry(settings.pause(failed.tries))
@@ -169,14 +175,16 @@ mod tests {
             }),
             Verdict::GiveUp
         );
-        assert_eq!(
-            verdict(Failed {
+        for (undo, forward_only) in [(false, false), (true, false), (false, true)] {
+            let moved = Failed {
                 kind: FaultKind::MovedToOtherNode,
-                forward_only: true,
+                tries: 99,
+                undo,
+                forward_only,
                 ..STEP
-            }),
-            Verdict::GiveUp
-        );
+            };
+            assert_eq!(verdict(moved), Verdict::Follow);
+        }
         assert_eq!(
             verdict(Failed {
                 kind: FaultKind::ContainerMissing,

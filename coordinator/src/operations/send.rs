@@ -3,7 +3,7 @@
 use super::{
     drive::{Advance, At, Drive, Moment, Pause},
     record::{Draft, line},
-    recovery,
+    recovery, retry,
     settle::{millis, why_undone},
     step::internal,
 };
@@ -31,7 +31,7 @@ impl Drive<'_> {
                 .await;
         };
         if !deps.commands.is_online(node) {
-            return self.offline(moment, at, node).await;
+            return self.away(moment, at, node).await;
         }
         if let Some(pause) = self.begin(&mut moment, at, says).await? {
             return Ok(Some(pause));
@@ -149,11 +149,11 @@ impl Drive<'_> {
 }
 
 /// Whether the step was held up by somebody's lock or the like, and this is only another look: the log does not repeat itself for that.
-pub(super) fn only_looks_again(row: &StepRow) -> bool {
+fn only_looks_again(row: &StepRow) -> bool {
     row.retry_at.is_some()
         && row
             .error
             .as_ref()
             .and_then(|error| serde_json::from_value::<Fault>(error.clone()).ok())
-            .is_some_and(|fault| fault.kind.waits())
+            .is_some_and(|fault| !retry::spends(fault.kind))
 }

@@ -4,7 +4,6 @@ use super::{
     drive::{Advance, At, Drive, Moment, Pause},
     record::{Draft, RecordError, line},
     retry::{self, Failed, Verdict},
-    send::only_looks_again,
     step::{Change, Step},
 };
 use crate::{
@@ -24,7 +23,7 @@ use proximity_protocol::{
 use std::time::Duration;
 
 /// The command whose answer is written, so that the agent can forget it afterwards.
-type Sent = Option<(NodeId, StepKey)>;
+pub(super) type Sent = Option<(NodeId, StepKey)>;
 
 impl Drive<'_> {
     pub(super) async fn succeeded(&self, mut moment: Moment, at: At, outcome: Outcome, sent: Sent) -> Advance {
@@ -101,8 +100,7 @@ impl Drive<'_> {
 
     pub(super) async fn failed(&self, mut moment: Moment, at: At, fault: Fault, sent: Sent) -> Advance {
         let settings = &self.engine.deps().settings;
-        let spent = !(fault.kind.waits() || fault.kind == FaultKind::OldEpoch);
-        let tries = moment.steps[at.place].tries + u32::from(spent);
+        let tries = moment.steps[at.place].tries + u32::from(retry::spends(fault.kind));
         let gone: &[FaultKind] = at.step.undo.as_ref().map_or(&[], |u| u.gone);
         let verdict = retry::after(
             settings,
@@ -121,8 +119,11 @@ impl Drive<'_> {
         if verdict == Verdict::Already {
             return self.already(moment, at, &fault, sent).await;
         }
+        if verdict == Verdict::Follow {
+            return self.follow(moment, at, &fault, sent).await;
+        }
         let row = &mut moment.steps[at.place];
-        let repeated = only_looks_again(row) || row.reason.as_ref() == Some(&fault.message);
+        let repeated = said_before(row, &fault);
         row.tries = tries;
         row.error = Some(serde_json::to_value(&fault)?);
         row.reason = Some(fault.message.clone());
@@ -144,7 +145,8 @@ impl Drive<'_> {
             }
             Verdict::ChooseAgain => choose_again(&mut draft, &mut moment.steps, at, fault.kind),
             Verdict::TurnBack => turn(&mut draft, row, at.step, &fault)?,
-            Verdict::GiveUp | Verdict::Already => {
+            // Already and Follow have returned.
+            Verdict::GiveUp | Verdict::Already | Verdict::Follow => {
                 row.state = if at.undo { StepState::Undoing } else { StepState::Failed };
                 draft.steps.push(row.clone());
                 let error = serde_json::to_value(&fault)?;
@@ -175,7 +177,7 @@ impl Drive<'_> {
         Ok(None)
     }
 
-    fn later(&self, draft: &mut Draft, row: &mut StepRow, at: At, fault: &Fault, pause: Duration) {
+    pub(super) fn later(&self, draft: &mut Draft, row: &mut StepRow, at: At, fault: &Fault, pause: Duration) {
         row.retry_at = Some(self.engine.deps().clock.now_ms() + millis(pause));
         if at.undo {
             row.state = StepState::Undoing;
@@ -189,8 +191,13 @@ impl Drive<'_> {
     }
 
     /// The node is away: nothing was decided, no try was spent.
-    pub(super) async fn offline(&self, mut moment: Moment, at: At, node: NodeId) -> Advance {
-        let why = format!("{} is not connected", moment.node);
+    pub(super) async fn offline(&self, moment: Moment, at: At, node: NodeId) -> Advance {
+        self.not_there(moment, at, node, "").await
+    }
+
+    /// The same with what is known besides.
+    pub(super) async fn not_there(&self, mut moment: Moment, at: At, node: NodeId, besides: &str) -> Advance {
+        let why = format!("{} is not connected{besides}", moment.node);
         if moment.operation.reason.as_deref() != Some(&why) {
             let row = &mut moment.steps[at.place];
             row.reason = Some(why.clone());
@@ -210,11 +217,17 @@ impl Drive<'_> {
         Ok(Some(Pause::Offline(node)))
     }
 
-    fn committed(&self, sent: Sent) {
+    pub(super) fn committed(&self, sent: Sent) {
         if let Some((node, key)) = sent {
             self.engine.deps().commands.committed(node, self.id, Some(key));
         }
     }
+}
+
+/// Whether the step's last fault was the same: what is waited for is said once. The reason is gone when the step looks again, its fault is not.
+pub(super) fn said_before(row: &StepRow, fault: &Fault) -> bool {
+    let last = row.error.as_ref().map(|error| &error["message"]);
+    last.is_some_and(|message| *message == fault.message)
 }
 
 /// The step begins anew, and the one that confirms reservations before it.

@@ -8,7 +8,7 @@ use crate::{
 use proximity_protocol::{
     command::{Outcome, Target, Verb},
     fault::{Fault, FaultKind},
-    ids::{EnvName, MacAddress, Vmid, VolumeId},
+    ids::{EnvName, MacAddress, NodeId, Vmid, VolumeId},
     secret::SecretText,
 };
 use std::net::Ipv4Addr;
@@ -139,6 +139,8 @@ pub enum Change {
     FreeReservations,
     /// The app's row, secrets and log go.
     RemoveApp,
+    /// The container is on this node of its host now, where nothing is published yet.
+    Moved(NodeId),
 }
 
 /// What a step may look at.

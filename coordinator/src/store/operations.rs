@@ -217,7 +217,8 @@ pub async fn latest_of(tx: &mut Connection, app_id: &str) -> Result<Option<Opera
 /// Writes what changes over an operation's life. Fails with `Taken` if it becomes active while another of the same app is.
 pub async fn update(tx: &mut Connection, o: &OperationRow) -> Result<(), StoreError> {
     sqlx::query(
-        "UPDATE operations SET state = $2, reason = $3, action = $4, error = $5, data = $6, started_at = $7, updated_at = $8, finished_at = $9 WHERE id = $1",
+        "UPDATE operations SET state = $2, reason = $3, action = $4, error = $5, data = $6, started_at = $7, updated_at = $8, finished_at = $9, node_id = $10
+         WHERE id = $1",
     )
     .bind(o.id.to_string())
     .bind(o.state.as_str())
@@ -228,8 +229,19 @@ pub async fn update(tx: &mut Connection, o: &OperationRow) -> Result<(), StoreEr
     .bind(o.started_at)
     .bind(o.updated_at)
     .bind(o.finished_at)
+    .bind(o.node_id.map(|n| n.to_string()))
     .execute(tx)
     .await?;
+    Ok(())
+}
+
+/// The app is on another node: what waits its turn begins there.
+pub async fn move_queued(tx: &mut Connection, app_id: &str, node: NodeId) -> Result<(), StoreError> {
+    sqlx::query("UPDATE operations SET node_id = $2 WHERE app_id = $1 AND state = 'queued'")
+        .bind(app_id)
+        .bind(node.to_string())
+        .execute(tx)
+        .await?;
     Ok(())
 }
 

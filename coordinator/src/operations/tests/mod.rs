@@ -4,6 +4,7 @@
 mod clock;
 mod every_step;
 mod killed;
+mod moves;
 pub(crate) mod node;
 mod queues;
 mod reservations;

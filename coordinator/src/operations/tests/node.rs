@@ -29,6 +29,8 @@ pub(crate) enum Wrong {
     LoseBefore,
     /// The node goes away before the command and comes back later, once.
     GoAway,
+    /// The container moves to the other node of the cluster before the command, once; with `true` the node is dead from then on.
+    Move(bool),
 }
 
 /// Where.
@@ -57,6 +59,9 @@ pub(crate) struct Model {
     pub(crate) waits_at: Option<&'static str>,
     pub(crate) containers: BTreeMap<u32, Container>,
     pub(crate) published: BTreeMap<u16, Target>,
+    /// Containers on other nodes of the cluster, by the names of those.
+    pub(crate) elsewhere: BTreeMap<u32, String>,
+    pub(crate) no_quorum: bool,
     pub(crate) stranger_vmids: BTreeSet<u32>,
     pub(crate) stranger_ports: BTreeSet<u16>,
     pub(crate) stranger_addresses: BTreeSet<Ipv4Addr>,
@@ -126,6 +131,19 @@ impl FakeNodes {
         });
     }
 
+    /// The container goes to another node of the cluster; the agent of the old one drops its ports by itself.
+    pub(crate) fn move_container(&self, vmid: u32, from: NodeId, to: NodeId, name_of_to: &str) {
+        let moved = self.model(from, |m| {
+            m.published.retain(|_, target| target.vmid.get() != vmid);
+            m.elsewhere.insert(vmid, name_of_to.to_owned());
+            m.containers.remove(&vmid)
+        });
+        self.model(to, |m| {
+            m.elsewhere.remove(&vmid);
+            m.containers.extend(moved.map(|container| (vmid, container)));
+        });
+    }
+
     fn spring(&self, key: &StepKey) -> Option<Wrong> {
         let mut traps = self.traps.lock().unwrap();
         let trap = traps.iter_mut().find(|t| {
@@ -182,6 +200,20 @@ impl FakeNodes {
                 });
                 return Err(CommandError::Lost);
             }
+            Some(Wrong::Move(dies)) => {
+                let other = *self
+                    .models
+                    .lock()
+                    .unwrap()
+                    .keys()
+                    .find(|other| **other != node)
+                    .unwrap();
+                self.move_container(100, node, other, "pve2");
+                if dies {
+                    self.set_online(node, false);
+                    return Err(CommandError::Lost);
+                }
+            }
             _ => {}
         }
         self.model(node, |m| {
@@ -216,13 +248,17 @@ fn ours<'m>(model: &'m mut Model, target: &Target) -> Result<Option<&'m mut Cont
     if model.stranger_vmids.contains(&target.vmid.get()) {
         return Err(Fault::new(FaultKind::NotOurs, "not ours"));
     }
+    if let Some(node) = model.elsewhere.get(&target.vmid.get()) {
+        let words = format!("container {} is on node {node} now", target.vmid);
+        return Err(Fault::new(FaultKind::MovedToOtherNode, words));
+    }
     match model.containers.get_mut(&target.vmid.get()) {
         Some(container) if container.owner != target.owner => Err(Fault::new(FaultKind::NotOurs, "not ours")),
         other => Ok(other),
     }
 }
 
-fn inventory(model: &Model) -> Inventory {
+pub(crate) fn inventory(model: &Model) -> Inventory {
     let observed = |(vmid, container): (&u32, &Container)| ContainerObserved {
         vmid: Vmid::new(*vmid).unwrap(),
         hostname: None,
@@ -245,10 +281,14 @@ fn inventory(model: &Model) -> Inventory {
         port: 80,
     };
     Inventory {
-        quorate: true,
+        quorate: !model.no_quorum,
         unreadable: vec![],
         containers: model.containers.iter().map(observed).collect(),
-        elsewhere: vec![],
+        elsewhere: model
+            .elsewhere
+            .iter()
+            .map(|(vmid, node)| (Vmid::new(*vmid).unwrap(), node.clone()))
+            .collect(),
         published: model
             .published
             .iter()
@@ -296,6 +336,9 @@ fn act(model: &mut Model, command: &Command) -> Result<Outcome, Fault> {
             spec.check().unwrap();
             if model.stranger_vmids.contains(&spec.vmid.get()) {
                 return no(FaultKind::VmidTaken);
+            }
+            if model.elsewhere.contains_key(&spec.vmid.get()) {
+                return no(FaultKind::MovedToOtherNode);
             }
             if !model.containers.contains_key(&spec.vmid.get()) {
                 model.made += 1;

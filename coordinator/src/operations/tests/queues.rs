@@ -219,3 +219,18 @@ async fn shutting_down_parks_and_the_next_run_goes_on() {
     let seen = world.nodes.seen.lock().unwrap();
     assert!(seen.iter().all(|c| c.epoch.0 == 2));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_waited_for_is_said_once() {
+    let world = World::new(1, true).await;
+    let id = world.queued("stop").await;
+    world.nodes.trap("stop", false, Wrong::Fault(FaultKind::Locked, 20));
+    world.run_to_the_end(1).await;
+    assert_eq!(world.operation(id).await.state, OperationState::Done);
+    let mut conn = world.store.read().await.unwrap();
+    let (lines, _) = crate::store::deployment_logs::page(&mut conn, "nginx-00000001", 1000, 0)
+        .await
+        .unwrap();
+    let told = lines.iter().filter(|l| l.message == "the trap says Locked").count();
+    assert_eq!(told, 1, "{lines:#?}");
+}
