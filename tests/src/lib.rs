@@ -3,15 +3,21 @@
 //! - [`programs`]: builds the executables and finds them.
 //! - [`process`]: one child process: its log, its end, `kill -9`.
 //! - [`fleet`]: a coordinator and some nodes in a folder of their own; start, stop, kill, and start again, each on its own.
-//! - [`impostor`]: a coordinator that is not the product's and may say anything.
+//! - [`impostor`]: a coordinator that is not the product's and may say anything; [`authority`] is what it shows and gives.
+//! - [`puppet`]: an agent that is not the product's.
+//! - [`recording`]: frames of a real conversation, kept as text; [`relay`] stands between the two sides and writes them down.
 //! - [`api`]: the HTTP API as a client sees it.
 //! - [`world`]: what must hold whatever happened: one owner for each VMID, port and address, no container without app, nothing left.
 //!
 //! Nothing here waits for a time to pass: it waits for a state, and says after a bounded time which state did not come.
 
 pub mod api;
+pub mod authority;
 pub mod fleet;
 pub mod impostor;
 pub mod process;
 pub mod programs;
+pub mod puppet;
+pub mod recording;
+pub mod relay;
 pub mod world;
