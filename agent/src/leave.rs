@@ -16,7 +16,15 @@ use std::{
 
 const BOUND: Duration = Duration::from_secs(20);
 /// Of the state folder, in the order in which they go. `lock` stays: it is held meanwhile, and says nothing.
-const GOES: [&str; 6] = ["journal", "tools", "tmp", "address", "status.json", "identity"];
+const GOES: [&str; 7] = [
+    "journal",
+    "tools",
+    "tmp",
+    "address",
+    "status.json",
+    "format",
+    "identity",
+];
 
 /// Why nothing, or not all, was removed.
 #[derive(Debug, thiserror::Error)]

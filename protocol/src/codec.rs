@@ -137,8 +137,13 @@ pub fn decode_payload<M: Message>(header: Header, payload: &[u8]) -> Result<M, C
     if payload.len() < header.length {
         return Err(CodecError::CutOff);
     }
-    let (message, used) = bincode::serde::decode_from_slice::<M, _>(payload, config())
-        .map_err(|error| CodecError::Malformed(error.to_string()))?;
+    let (message, used) = bincode::serde::decode_from_slice::<M, _>(payload, config()).map_err(|error| {
+        CodecError::Malformed(match error {
+            // The words of our own types, without bincode's wrapping.
+            bincode::error::DecodeError::OtherString(words) => words,
+            other => other.to_string(),
+        })
+    })?;
     if used != payload.len() {
         return Err(CodecError::Trailing(payload.len() - used));
     }

@@ -140,4 +140,14 @@ impl Authority {
             not_after_unix_s: dates.until.unix_timestamp(),
         })
     }
+
+    /// Puts another certificate for the same key into the identity below `state`.
+    pub fn replace(&self, state: &Path, node: NodeId, csr_der: &[u8], dates: Dates) -> Result<()> {
+        let grant = self.grant(node, csr_der, dates)?;
+        let path = state.join("identity/identity.json");
+        let mut identity: serde_json::Value = serde_json::from_slice(&std::fs::read(&path)?)?;
+        identity["certificate_der"] = data_encoding::BASE64.encode(&grant.certificate_der).into();
+        std::fs::write(&path, serde_json::to_vec_pretty(&identity)?)?;
+        Ok(())
+    }
 }

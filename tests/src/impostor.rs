@@ -2,7 +2,7 @@
 
 use crate::{
     authority::{Authority, Dates},
-    recording::receive,
+    recording::{read_frame, receive},
 };
 use anyhow::{Context, Result, bail};
 use proximity_protocol::{
@@ -16,7 +16,11 @@ use proximity_protocol::{
     secret::Secret256,
     token::JoinToken,
 };
-use std::net::{Ipv4Addr, SocketAddr};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::Path,
+    sync::Mutex,
+};
 
 /// It, listening on loopback.
 pub struct Impostor {
@@ -24,6 +28,7 @@ pub struct Impostor {
     authority: Authority,
     node: NodeId,
     epoch: u64,
+    csr_der: Mutex<Vec<u8>>,
 }
 
 /// A welcomed agent.
@@ -32,6 +37,8 @@ pub struct Link {
     control: (quinn::SendStream, quinn::RecvStream),
     /// What it said of itself.
     pub hello: Hello,
+    /// The same as bytes.
+    pub greeting: Vec<u8>,
 }
 
 async fn send<M: Message>(stream: &mut quinn::SendStream, message: &M) -> Result<()> {
@@ -53,19 +60,37 @@ impl Impostor {
             authority,
             node,
             epoch: 7,
+            csr_der: Mutex::default(),
         })
+    }
+
+    /// The run of a coordinator that it says it is; 7 otherwise.
+    #[must_use]
+    pub fn with_epoch(mut self, epoch: u64) -> Self {
+        self.epoch = epoch;
+        self
     }
 
     /// A token that leads here.
     pub fn token(&self) -> Result<String> {
-        let address = self.endpoint.local_addr()?.to_string();
         let token = JoinToken::new(
-            vec![address],
+            vec![self.address()?],
             self.authority.pin(),
             JoinTokenId(uuid::Uuid::new_v4()),
             Secret256::new([1; 32]),
         )?;
         Ok(token.to_line().to_string())
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> Result<String> {
+        Ok(self.endpoint.local_addr()?.to_string())
+    }
+
+    /// Gives the agent that has joined here, and is stopped, a certificate with those dates, as if it had got it then.
+    pub fn age(&self, state: &Path, dates: Dates) -> Result<()> {
+        let csr_der = self.csr_der.lock().expect("nobody panics with it").clone();
+        self.authority.replace(state, self.node, &csr_der, dates)
     }
 
     /// Which node it gave the certificate to.
@@ -93,6 +118,7 @@ impl Impostor {
         let (mut tx, mut rx) = connection.accept_bi().await?;
         let request: EnrollRequest = receive(&mut rx).await?;
         let grant = self.authority.grant(self.node, &request.csr_der, Dates::default())?;
+        *self.csr_der.lock().expect("nobody panics with it") = request.csr_der;
         send(&mut tx, &EnrollReply::Granted(grant)).await?;
         tx.finish()?;
         connection.closed().await;
@@ -101,9 +127,6 @@ impl Impostor {
 
     /// Welcomes the agent's next link.
     pub async fn link(&self) -> Result<Link> {
-        let connection = self.accept(ALPN_LINK).await?;
-        let (mut tx, mut rx) = connection.accept_bi().await?;
-        let hello: Hello = receive(&mut rx).await?;
         let welcome = Welcome {
             version: 1,
             node: self.node,
@@ -112,11 +135,21 @@ impl Impostor {
             metrics_interval_ms: 1000,
             notices: vec![],
         };
-        send(&mut tx, &HelloReply::Welcome(welcome)).await?;
+        self.link_saying(&codec::encode(1, &HelloReply::Welcome(welcome))?)
+            .await
+    }
+
+    /// Answers the Hello of the agent's next link with these bytes.
+    pub async fn link_saying(&self, welcome: &[u8]) -> Result<Link> {
+        let connection = self.accept(ALPN_LINK).await?;
+        let (mut tx, mut rx) = connection.accept_bi().await?;
+        let greeting = read_frame(&mut rx).await?.context("no Hello")?;
+        tx.write_all(welcome).await?;
         Ok(Link {
             connection,
             control: (tx, rx),
-            hello,
+            hello: codec::decode(&greeting)?,
+            greeting,
         })
     }
 }
@@ -134,15 +167,28 @@ impl Link {
 
     /// Sends any bytes as a command's stream and answers its end.
     pub async fn raw(&self, bytes: &[u8]) -> Result<Result<Outcome, Fault>> {
+        let frames = self.frames(bytes).await?;
+        match codec::decode(frames.last().context("no answer")?)? {
+            Reply::Finished(end) => Ok(end),
+            other => bail!("the stream ended with {other:?}"),
+        }
+    }
+
+    /// Sends any bytes as a command's stream and answers all that comes back, frame by frame.
+    pub async fn frames(&self, bytes: &[u8]) -> Result<Vec<Vec<u8>>> {
         let (mut tx, mut rx) = self.connection.open_bi().await?;
         tx.write_all(bytes).await?;
         tx.finish()?;
-        loop {
-            match receive::<Reply>(&mut rx).await? {
-                Reply::Finished(end) => return Ok(end),
-                Reply::Accepted | Reply::Progress(_) => {}
-            }
+        let mut frames = Vec::new();
+        while let Some(frame) = read_frame(&mut rx).await? {
+            frames.push(frame);
         }
+        Ok(frames)
+    }
+
+    /// The agent's next stream of figures.
+    pub async fn figures(&self) -> Result<quinn::RecvStream> {
+        Ok(self.connection.accept_uni().await?)
     }
 
     /// Whether the agent still holds the link.

@@ -135,7 +135,7 @@ impl From<TokenError> for Failure {
 
 fn identity_code(error: &IdentityError) -> u8 {
     match error {
-        IdentityError::Io { .. } => STATE,
+        IdentityError::Io { .. } | IdentityError::Newer { .. } => STATE,
         IdentityError::Damaged { .. } => IDENTITY_DAMAGED,
         IdentityError::InUse(_) => IN_USE,
     }

@@ -24,6 +24,16 @@ pub enum IdentityError {
         /// What is wrong.
         message: String,
     },
+    /// A newer agent has been here.
+    #[error(
+        "{path} was written by a newer agent (format {format}): install that version again, or a later one; nothing was changed"
+    )]
+    Newer {
+        /// The folder or file.
+        path: PathBuf,
+        /// What it says.
+        format: u32,
+    },
     /// Another agent process uses the state folder.
     #[error("another agent is running on {0}: stop it first (systemctl stop proximity-agent)")]
     InUse(PathBuf),

@@ -16,6 +16,9 @@ use std::{
 use zeroize::Zeroizing;
 
 const FORMAT: u32 = 1;
+/// Of the state folder as a whole, in its file `format`: raised when an older agent could not use what a newer one has left there. Each file that
+/// outlives a run says its own format besides (journal, identity, published ports).
+const STATE_FORMAT: u32 = 1;
 
 /// What the identity file holds, decoded.
 #[derive(Clone)]
@@ -46,6 +49,11 @@ pub(super) struct Renewal {
     pub(super) node: NodeId,
     pub(super) key: Zeroizing<Vec<u8>>,
     pub(super) certificate: Option<Vec<u8>>,
+}
+
+#[derive(Deserialize)]
+struct Format {
+    format: u32,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -103,7 +111,28 @@ pub(crate) fn prepare_state_dir(state_dir: &Path) -> Result<(), IdentityError> {
             .map_err(io_error("make", &folder))?;
         std::fs::set_permissions(&folder, Permissions::from_mode(0o700)).map_err(io_error("protect", &folder))?;
     }
-    Ok(())
+    check_state_format(state_dir)
+}
+
+/// A folder without a mark is of the first format, or new: it gets one.
+fn check_state_format(state_dir: &Path) -> Result<(), IdentityError> {
+    let path = state_dir.join("format");
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let mark = format!("{STATE_FORMAT}\n");
+            return replace_private(&path, mark.as_bytes()).map_err(io_error("write", &path));
+        }
+        Err(error) => return Err(io_error("read", &path)(error)),
+    };
+    match text.trim().parse() {
+        Ok(STATE_FORMAT) => Ok(()),
+        Ok(format) => Err(IdentityError::Newer {
+            path: state_dir.into(),
+            format,
+        }),
+        Err(_) => Err(damaged(&path, format!("{:?} is no number", text.trim()))),
+    }
 }
 
 /// Takes the state folder for one process; it is free again when the file is dropped or the process ends.
@@ -147,6 +176,14 @@ fn read<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<Option<T>, Identity
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(io_error("read", path)(error)),
     };
+    // First the format: a newer one may hold other fields.
+    let Format { format } = serde_json::from_slice(&bytes).map_err(|error| damaged(path, error.to_string()))?;
+    if format != FORMAT {
+        return Err(IdentityError::Newer {
+            path: path.into(),
+            format,
+        });
+    }
     serde_json::from_slice(&bytes)
         .map(Some)
         .map_err(|error| damaged(path, error.to_string()))
@@ -170,20 +207,11 @@ fn decode(path: &Path, text: &str) -> Result<Vec<u8>, IdentityError> {
         .map_err(|error| damaged(path, error.to_string()))
 }
 
-fn check_format(path: &Path, format: u32) -> Result<(), IdentityError> {
-    if format == FORMAT {
-        Ok(())
-    } else {
-        Err(damaged(path, format!("format {format}, this version knows {FORMAT}")))
-    }
-}
-
 pub(super) fn load(state_dir: &Path) -> Result<Option<Stored>, IdentityError> {
     let path = identity_path(state_dir);
     let Some(file) = read::<IdentityFile>(&path)? else {
         return Ok(None);
     };
-    check_format(&path, file.format)?;
     Ok(Some(Stored {
         node: file.node,
         addresses: file.addresses,
@@ -210,7 +238,6 @@ pub(super) fn load_pending(state_dir: &Path) -> Result<Option<Pending>, Identity
     let Some(file) = read::<PendingFile>(&path)? else {
         return Ok(None);
     };
-    check_format(&path, file.format)?;
     Ok(Some(Pending {
         token: file.token,
         key: Zeroizing::new(decode(&path, file.key_pkcs8.expose())?),
@@ -234,7 +261,6 @@ pub(super) fn load_renewal(state_dir: &Path) -> Result<Option<Renewal>, Identity
     let Some(file) = read::<RenewalFile>(&path)? else {
         return Ok(None);
     };
-    check_format(&path, file.format)?;
     Ok(Some(Renewal {
         node: file.node,
         key: Zeroizing::new(decode(&path, file.key_pkcs8.expose())?),

@@ -36,6 +36,9 @@ pub(crate) enum WayBack {
     Elsewhere,
 }
 
+/// The newest format of the file; older ones there are none.
+const VERSION: u32 = 1;
+
 #[derive(Serialize, Deserialize)]
 struct Stored {
     version: u32,
@@ -56,6 +59,13 @@ pub(super) fn load(node: &NodeContext) -> Result<Vec<PublishedPort>, Fault> {
         let advice = "restore it, or move it away: then the coordinator publishes its apps' ports again";
         fault(&path, "read", format!("{error}; {advice}"))
     })?;
+    if stored.version != VERSION {
+        let why = format!(
+            "it is of format {}, this agent knows {VERSION}: install the newer agent again that has written it",
+            stored.version
+        );
+        return Err(fault(&path, "read", why));
+    }
     Ok(stored.ports)
 }
 
@@ -64,7 +74,10 @@ pub(super) fn store(node: &NodeContext, ports: &[PublishedPort]) -> Result<(), F
     let path = node.state("published.json");
     let mut ports = ports.to_vec();
     ports.sort_by_key(|port| port.public_port);
-    let bytes =
-        serde_json::to_vec_pretty(&Stored { version: 1, ports }).map_err(|error| fault(&path, "write", error))?;
+    let stored = Stored {
+        version: VERSION,
+        ports,
+    };
+    let bytes = serde_json::to_vec_pretty(&stored).map_err(|error| fault(&path, "write", error))?;
     files::write_private(&path, &bytes).map_err(|error| fault(&path, "write", error))
 }

@@ -182,12 +182,8 @@ impl Studio {
     fn age(&mut self, dates: Dates) -> Result<()> {
         let node = self.relay.puppet.get().unwrap().grant.node;
         let csr_der = self.relay.csr_der.lock().unwrap().clone();
-        let grant = self.relay.authority.grant(node, &csr_der, dates)?;
-        let path = self.lone.node.state().join("identity/identity.json");
-        let mut identity: Value = serde_json::from_slice(&fs::read(&path)?)?;
-        identity["certificate_der"] = data_encoding::BASE64.encode(&grant.certificate_der).into();
-        fs::write(&path, serde_json::to_vec_pretty(&identity)?)?;
-        Ok(())
+        let state = self.lone.node.state();
+        self.relay.authority.replace(&state, node, &csr_der, dates)
     }
 
     async fn heard(&self, what: &str, check: impl Fn(&Recording) -> bool) -> Result<()> {

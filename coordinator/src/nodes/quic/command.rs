@@ -28,6 +28,11 @@ fn failed(link: &Link, error: &FrameError) -> CommandError {
             FaultKind::Malformed,
             format!("the command cannot be sent: {error}"),
         )),
+        // A later agent's answer: the frame is whole, and the rest of the link is understood.
+        FrameError::Codec(CodecError::Malformed(why)) => CommandError::Fault(Fault::new(
+            FaultKind::Malformed,
+            format!("the agent's answer is not understood ({why}): if the agent is newer, update the coordinator"),
+        )),
         FrameError::Codec(error) => {
             link.close(close::PROTOCOL, &error.to_string());
             CommandError::Lost

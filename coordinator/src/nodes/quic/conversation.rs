@@ -161,6 +161,10 @@ async fn figures(door: &Door, node: NodeId, link: &Link, session: &CoordinatorSe
                     }
                 }
                 Ok(None) => break,
+                // A later agent's figures.
+                Err(FrameError::Codec(CodecError::Malformed(error))) if budget.take() => {
+                    tracing::debug!(node_id = %node, error, "figures of the agent's are not understood; left out");
+                }
                 Err(error) => return broke(error),
             }
         }
