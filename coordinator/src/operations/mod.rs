@@ -29,7 +29,7 @@ pub mod surroundings;
 mod acts;
 mod drive;
 mod finish;
-mod follow;
+pub(crate) mod follow;
 mod send;
 mod settle;
 #[cfg(test)]

@@ -18,11 +18,17 @@ pub enum Finding {
     Unpublished,
     /// It lives on the node of that name.
     Moved(String),
+    /// It lives on the node that tells, and the row names another one of the host; whether it runs there.
+    Arrived {
+        /// It does.
+        running: bool,
+    },
 }
 
-/// Compares; `None` if nothing differs, or nothing can be concluded. Apps on the way from one state to another are left alone.
+/// Compares with the inventory of the app's node; `None` if nothing differs, or nothing can be concluded. Apps on the way from one state to another are left
+/// alone, and what a node without quorum tells proves nothing: its list of guests is of yesterday.
 pub fn find(app: &AppRow, inventory: &Inventory) -> Option<Finding> {
-    if app.status.in_transit() || !app.vmid_confirmed {
+    if app.status.in_transit() || !app.vmid_confirmed || !inventory.quorate {
         return None;
     }
     let vmid = app.vmid?;
@@ -42,6 +48,8 @@ pub fn find(app: &AppRow, inventory: &Inventory) -> Option<Finding> {
     }
     match (app.status, container.state) {
         (Status::Stopped | Status::Unknown, RunState::Running) => Some(Finding::Runs),
+        // Somebody works on it: a backup or a migration stops it for a while.
+        (_, RunState::Stopped) if container.lock.is_some() => None,
         (Status::Running | Status::Unknown, RunState::Stopped) => Some(Finding::Stands),
         (Status::Running, RunState::Running) => {
             let published = inventory
@@ -55,6 +63,24 @@ pub fn find(app: &AppRow, inventory: &Inventory) -> Option<Finding> {
             (readable && (!published || moved_address)).then_some(Finding::Unpublished)
         }
         _ => None,
+    }
+}
+
+/// Compares an app whose row names another node of the same host with the inventory of a node that has its container.
+pub fn arrived(app: &AppRow, inventory: &Inventory) -> Option<Finding> {
+    if app.status.in_transit() || !app.vmid_confirmed || !inventory.quorate {
+        return None;
+    }
+    let container = inventory
+        .containers
+        .iter()
+        .find(|c| Some(c.vmid.get()) == app.vmid && c.owner.as_ref() == Some(&app.owner()))?;
+    match (container.state, &container.lock) {
+        // A migration that has not ended: started is it at its end.
+        (RunState::Stopped, Some(_)) | (RunState::Unknown, _) => None,
+        (state, _) => Some(Finding::Arrived {
+            running: state == RunState::Running,
+        }),
     }
 }
 
@@ -134,6 +160,42 @@ mod tests {
             ..absent
         };
         assert_eq!(find(&app, &moved), Some(Finding::Moved("pve2".into())));
+        let of_yesterday = Inventory {
+            quorate: false,
+            ..moved
+        };
+        assert_eq!(find(&app, &of_yesterday), None);
+    }
+
+    #[test]
+    fn who_works_on_a_container_may_stop_it() {
+        let app = app(Status::Running);
+        for lock in ["backup", "migrate"] {
+            let mut stopped = inventory(&app, RunState::Stopped);
+            stopped.containers[0].lock = Some(lock.into());
+            assert_eq!((find(&app, &stopped), arrived(&app, &stopped)), (None, None), "{lock}");
+        }
+    }
+
+    #[test]
+    fn a_container_that_came_is_the_apps_only_with_its_record() {
+        for status in [Status::Running, Status::Stopped, Status::Error, Status::Unknown] {
+            let app = app(status);
+            for (state, running) in [(RunState::Running, true), (RunState::Stopped, false)] {
+                let there = inventory(&app, state);
+                assert_eq!(arrived(&app, &there), Some(Finding::Arrived { running }), "{status}");
+                let of_yesterday = Inventory {
+                    quorate: false,
+                    ..there.clone()
+                };
+                assert_eq!(arrived(&app, &of_yesterday), None);
+                let mut strange = there;
+                strange.containers[0].owner = None;
+                assert_eq!(arrived(&app, &strange), None);
+            }
+        }
+        let deploying = self::app(Status::Deploying);
+        assert_eq!(arrived(&deploying, &inventory(&deploying, RunState::Running)), None);
     }
 
     #[test]

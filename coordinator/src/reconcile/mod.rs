@@ -4,7 +4,8 @@
 //! say is never believed at once: it may be older than an operation that has just ended. So the apps' rows are read first, then the node is asked anew, and a
 //! finding is written only if the row has not changed since and no operation of the app is under way ([`drift`] decides, purely).
 //!
-//! Unreachable is not gone: a node that does not answer changes nothing here.
+//! Unreachable is not gone: a node that does not answer changes nothing here, and neither does one without quorum. A container that has moved within its
+//! cluster is found by the node that has it now: the one that had it may be dead.
 
 pub mod drift;
 #[cfg(test)]
@@ -17,6 +18,7 @@ use crate::{
     nodes::{CommandError, SharedCommands, inventories::Inventories},
     operations::{
         Engine,
+        follow::with_agent,
         params::{ActionParams, DEFAULT_HEALTH_TIMEOUT_S},
         publish::PUBLISH,
         record::app_event,
@@ -36,7 +38,10 @@ use proximity_protocol::{
     ids::{Epoch, NodeId, OperationId, StepKey, StepName},
     observed::Inventory,
 };
-use std::{collections::HashSet, time::Duration};
+use std::{
+    collections::{BTreeSet, HashSet},
+    time::Duration,
+};
 use tokio::{
     sync::{broadcast::error::RecvError, mpsc},
     task::JoinSet,
@@ -152,31 +157,72 @@ impl Reconciler {
         }
     }
 
-    /// Looks at one node and writes what it finds; how much that was.
+    /// Looks at one node, and at those of its cluster to which its containers have gone, and writes what it finds; how much that was.
     pub async fn node(&self, node: NodeId) -> Result<usize, ReconcileError> {
+        let (mut found, gone_to) = self.look(node).await?;
+        for other in gone_to {
+            found += self.look(other).await?.0;
+        }
+        Ok(found)
+    }
+
+    /// Looks at one node alone; answers also where its containers have gone.
+    async fn look(&self, node: NodeId) -> Result<(usize, BTreeSet<NodeId>), ReconcileError> {
         let (apps, nodes) = {
             let mut conn = self.store.read().await?;
             (apps::on_node(&mut conn, node).await?, fleet::nodes(&mut conn).await?)
         };
         let Some(this) = nodes.iter().find(|n| n.id == node) else {
-            return Ok(0);
+            return Ok((0, BTreeSet::new()));
         };
         if let Some((_, sent)) = self.inventories.get(node)
             && apps.iter().all(|app| drift::find(app, &sent).is_none())
+            && self.newcomers(&apps, this, &sent).await?.is_empty()
         {
-            return Ok(0);
+            return Ok((0, BTreeSet::new()));
         }
         let inventory = self.ask(node).await?;
-        let mut found = 0;
-        for app in &apps {
-            let Some(finding) = drift::find(app, &inventory) else {
+        let newcomers = self.newcomers(&apps, this, &inventory).await?;
+        let findings = apps.iter().filter_map(|app| Some((app, drift::find(app, &inventory)?)));
+        let arrivals = newcomers.iter().map(|(app, finding)| (app, finding.clone()));
+        let (mut found, mut gone_to) = (0, BTreeSet::new());
+        for (app, finding) in findings.chain(arrivals) {
+            if let Finding::Moved(name) = &finding
+                && let Some(to) = with_agent(&nodes, this.host_id, name)
+                && self.commands.is_online(to.id)
+            {
+                // That node tells more of it: whether it runs there.
+                gone_to.insert(to.id);
                 continue;
-            };
+            }
             if self.write(app, &finding, this, &nodes).await? {
                 found += 1;
             }
         }
-        Ok(found)
+        gone_to.remove(&node);
+        Ok((found, gone_to))
+    }
+
+    /// Apps of other nodes of the host whose containers are on this one now.
+    async fn newcomers(
+        &self,
+        own: &[AppRow],
+        this: &FleetNode,
+        inventory: &Inventory,
+    ) -> Result<Vec<(AppRow, Finding)>, StoreError> {
+        let mut newcomers = Vec::new();
+        for owner in inventory.containers.iter().filter_map(|c| c.owner.as_ref()) {
+            if own.iter().any(|app| app.id == owner.app) {
+                continue;
+            }
+            let app = apps::by_id(&mut *self.store.read().await?, owner.app.as_str()).await?;
+            if let Some(app) = app.filter(|app| app.host_id == this.host_id && app.node_id != this.id)
+                && let Some(finding) = drift::arrived(&app, inventory)
+            {
+                newcomers.push((app, finding));
+            }
+        }
+        Ok(newcomers)
     }
 
     async fn ask(&self, node: NodeId) -> Result<Inventory, ReconcileError> {
@@ -255,17 +301,45 @@ impl Reconciler {
                     node.name
                 )
             }
-            Finding::Moved(to) => {
-                let Some(target) = nodes.iter().find(|n| n.host_id == app.host_id && n.name == *to) else {
-                    tracing::warn!(app_id = %app.id, vmid, to, "the container moved to a node without an enrolled agent; enrol it to manage the app");
-                    return Ok(false);
-                };
-                app.node_id = target.id;
-                publish = app.status == Status::Running;
-                format!("Container {vmid} moved from {} to {to}", node.name)
+            Finding::Moved(to) => match with_agent(nodes, app.host_id, to) {
+                // Its agent is not connected: what it does there is told when it comes back.
+                Some(target) => {
+                    (app.node_id, app.published) = (target.id, None);
+                    format!("Container {vmid} moved from {} to {to}", node.name)
+                }
+                None => {
+                    let text = format!(
+                        "Container {vmid} moved from {} to {to}, which has no agent. Run `proximity-agent join` there, or migrate the container back to a \
+                         node that has one.",
+                        node.name
+                    );
+                    if app.status_reason.as_ref() == Some(&text) {
+                        return Ok(false);
+                    }
+                    if app.status != Status::Error {
+                        app.status = Status::Unknown;
+                    }
+                    app.published = None;
+                    app.status_reason = Some(text.clone());
+                    text
+                }
+            },
+            Finding::Arrived { running } => {
+                let from = nodes.iter().find(|n| n.id == app.node_id);
+                let from = from.map_or("another node", |n| n.name.as_str()).to_owned();
+                (app.node_id, app.published) = (node.id, None);
+                // An app in error keeps its error: it was there before.
+                if app.status != Status::Error {
+                    app.status = if *running { Status::Running } else { Status::Stopped };
+                    app.status_reason = None;
+                    publish = *running;
+                }
+                let how = if *running { "" } else { ", where it does not run" };
+                format!("Container {vmid} moved from {from} to {}{how}", node.name)
             }
         };
         apps::update(&mut tx, now, &app).await?;
+        operations::move_queued(&mut tx, app.id.as_str(), app.node_id).await?;
         let level = if app.status == Status::Error {
             LogLevel::Error
         } else {

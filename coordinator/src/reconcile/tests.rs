@@ -147,3 +147,94 @@ async fn a_node_that_is_slow_to_answer_keeps_no_other_waiting() {
     seen.expect("the other node was reconciled");
     assert_eq!(world.app("nginx-00000002").await.unwrap().status, Status::Running);
 }
+
+async fn clustered() -> World {
+    let world = World::new(2, true).await;
+    world.queued("deploy").await;
+    world.run_to_the_end(1).await;
+    world
+}
+
+/// The old node is dead: only the new one tells.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_app_follows_its_container_and_its_port_is_published_there() {
+    for dead in [false, true] {
+        let world = clustered().await;
+        let (old, new) = (world.ids[0], world.ids[1]);
+        world.nodes.move_container(100, old, new, "pve2");
+        let reconciler = reconciler(&world);
+        if dead {
+            world.nodes.set_online(old, false);
+        }
+        let asked = if dead { new } else { old };
+        assert_eq!(reconciler.node(asked).await.unwrap(), 1, "dead: {dead}");
+        assert_eq!(world.app("nginx-00000001").await.unwrap().published, None);
+        world.settle(&reconciler.engine).await;
+        let app = world.app("nginx-00000001").await.unwrap();
+        assert_eq!((app.node_id, app.status), (new, Status::Running));
+        assert!(app.published.is_some());
+        let addresses = world.nodes.model(new, |m| m.containers[&100].address);
+        assert_eq!(app.ip_address, addresses, "kept");
+        assert_eq!(world.nodes.model(new, |m| m.published.len()), 1);
+        assert_eq!(reconciler.node(new).await.unwrap(), 0, "said once");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_without_quorum_moves_and_frees_nothing() {
+    let world = clustered().await;
+    let (old, new) = (world.ids[0], world.ids[1]);
+    let reconciler = reconciler(&world);
+    // Its list is of yesterday: the container is missing in it, and then it is elsewhere.
+    world.nodes.model(old, |m| m.no_quorum = true);
+    world.nodes.move_container(100, old, new, "pve2");
+    world.nodes.set_online(new, false);
+    assert_eq!(reconciler.node(old).await.unwrap(), 0);
+    world.nodes.model(old, |m| m.elsewhere.clear());
+    assert_eq!(reconciler.node(old).await.unwrap(), 0);
+    let app = world.app("nginx-00000001").await.unwrap();
+    assert_eq!((app.node_id, app.status), (old, Status::Running));
+    assert_eq!(world.reservation_count().await, 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_a_node_without_an_agent_it_is_unknown_until_it_comes_back() {
+    let world = clustered().await;
+    let (old, new) = (world.ids[0], world.ids[1]);
+    let reconciler = reconciler(&world);
+    world.nodes.move_container(100, old, new, "pve9");
+    // Nobody of ours has it.
+    let container = world.nodes.model(new, |m| m.containers.remove(&100).unwrap());
+    assert_eq!(reconciler.node(old).await.unwrap(), 1);
+    let app = world.app("nginx-00000001").await.unwrap();
+    assert_eq!((app.status, app.node_id, app.published), (Status::Unknown, old, None));
+    assert!(app.status_reason.unwrap().contains("proximity-agent join"));
+    assert_eq!(reconciler.node(old).await.unwrap(), 0, "said once");
+    world.nodes.model(new, |m| m.containers.insert(100, container));
+    assert_eq!(reconciler.node(new).await.unwrap(), 1);
+    world.settle(&reconciler.engine).await;
+    let app = world.app("nginx-00000001").await.unwrap();
+    assert_eq!((app.status, app.node_id), (Status::Running, new));
+    assert!(app.published.is_some());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_ha_has_moved_and_not_started_yet_is_stopped_until_it_runs() {
+    let world = clustered().await;
+    let (old, new) = (world.ids[0], world.ids[1]);
+    let reconciler = reconciler(&world);
+    world.nodes.move_container(100, old, new, "pve2");
+    world
+        .nodes
+        .model(new, |m| m.containers.get_mut(&100).unwrap().running = false);
+    assert_eq!(reconciler.node(old).await.unwrap(), 1);
+    let app = world.app("nginx-00000001").await.unwrap();
+    assert_eq!((app.status, app.node_id), (Status::Stopped, new));
+    world
+        .nodes
+        .model(new, |m| m.containers.get_mut(&100).unwrap().running = true);
+    assert_eq!(reconciler.node(new).await.unwrap(), 1);
+    world.settle(&reconciler.engine).await;
+    let app = world.app("nginx-00000001").await.unwrap();
+    assert_eq!((app.status, app.published.is_some()), (Status::Running, true));
+}
