@@ -9,9 +9,11 @@
 use crate::{
     VERSION_MAX, VERSION_MIN,
     command::{Command, Reply},
+    enquiry::{Enquiry, EnquiryReply},
     enroll::{EnrollReply, EnrollRequest},
     event::{Event, Notice},
     hello::{Hello, HelloReply},
+    leave::{LeaveReply, LeaveRequest},
     metrics::MetricsFrame,
     renew::{ReturnReply, ReturnRequest},
 };
@@ -76,6 +78,10 @@ messages! {
     17 => EnrollReply,
     18 => ReturnRequest,
     19 => ReturnReply,
+    20 => Enquiry,
+    21 => EnquiryReply,
+    22 => LeaveRequest,
+    23 => LeaveReply,
 }
 
 /// The first eight bytes of a frame.

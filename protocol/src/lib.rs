@@ -15,7 +15,8 @@
 //! 5. Live figures go over one unidirectional stream of the agent's as [`metrics::MetricsFrame`]s.
 //!
 //! Enrolment is a connection of its own (ALPN [`ALPN_ENROLL`], no client certificate): one bidirectional stream, one [`enroll::EnrollRequest`], one
-//! [`enroll::EnrollReply`]. A node whose certificate has expired asks there with [`renew::ReturnRequest`] instead. How an agent follows from one authority
+//! [`enroll::EnrollReply`]. A node whose certificate has expired asks there with [`renew::ReturnRequest`] instead, one whose
+//! operator has told it to leave says so with [`leave::LeaveRequest`], and anybody may put an [`enquiry::Enquiry`]. How an agent follows from one authority
 //! of the coordinator to the next is told in [`roots`].
 //!
 //! # Compatibility
@@ -24,11 +25,13 @@
 
 pub mod codec;
 pub mod command;
+pub mod enquiry;
 pub mod enroll;
 pub mod event;
 pub mod fault;
 pub mod hello;
 pub mod ids;
+pub mod leave;
 pub mod metrics;
 pub mod observed;
 pub mod renew;

@@ -65,6 +65,21 @@ pub struct BridgeFact {
     pub gateway: Option<Ipv4Addr>,
 }
 
+impl BridgeFact {
+    /// The network that the node's address on it belongs to: its first address and the length of its prefix.
+    pub fn network(&self) -> Option<(Ipv4Addr, u8)> {
+        let (address, prefix) = (self.address?, self.prefix?);
+        let mask = u32::MAX.checked_shl(32_u32.checked_sub(prefix.into())?).unwrap_or(0);
+        Some((Ipv4Addr::from(u32::from(address) & mask), prefix))
+    }
+}
+
+/// The bridge whose network is proposed for the apps of a new host: the one that leads out, else the first on which the node has an address.
+pub fn proposed_bridge(bridges: &[BridgeFact]) -> Option<&BridgeFact> {
+    let first = |wanted: fn(&&BridgeFact) -> bool| bridges.iter().find(wanted);
+    first(|bridge| bridge.gateway.is_some()).or_else(|| first(|bridge| bridge.address.is_some()))
+}
+
 /// What the node's policy file allows; told so that the coordinator does not ask in vain.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PolicyFact {
@@ -163,5 +178,42 @@ impl Inventory {
     /// Whether the absence of a container in it means that it does not exist.
     pub fn is_evidence_of_absence(&self) -> bool {
         self.quorate && self.unreadable.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn bridge(name: &str, address: Option<[u8; 4]>, gateway: Option<[u8; 4]>) -> BridgeFact {
+        BridgeFact {
+            name: name.parse().unwrap(),
+            address: address.map(Into::into),
+            prefix: address.map(|_| 20),
+            gateway: gateway.map(Into::into),
+        }
+    }
+
+    fn proposed(bridges: &[BridgeFact]) -> Option<(&str, Option<(Ipv4Addr, u8)>)> {
+        let bridge = proposed_bridge(bridges)?;
+        Some((bridge.name.as_str(), bridge.network()))
+    }
+
+    #[test]
+    fn the_bridge_that_leads_out_is_proposed() {
+        let none = bridge("vmbr2", None, None);
+        let inner = bridge("vmbr0", Some([10, 0, 0, 1]), None);
+        let outer = bridge("vmbr1", Some([192, 168, 17, 4]), Some([192, 168, 16, 1]));
+        let net = |a: [u8; 4]| Some((a.into(), 20));
+        let all = [none.clone(), inner.clone(), outer];
+        assert_eq!(proposed(&all), Some(("vmbr1", net([192, 168, 16, 0]))));
+        assert_eq!(proposed(&all[..2]), Some(("vmbr0", net([10, 0, 0, 0]))));
+        assert_eq!(proposed(&[none]), None);
+        let odd = BridgeFact {
+            prefix: Some(33),
+            ..inner
+        };
+        assert_eq!(odd.network(), None);
     }
 }

@@ -26,7 +26,7 @@ pub(super) fn all() -> Vec<Sample> {
     all
 }
 
-fn node() -> NodeId {
+pub(super) fn node() -> NodeId {
     NodeId(Uuid::from_u128(0xAAAA))
 }
 

@@ -1,6 +1,7 @@
 //! One example of every message and of every variant in it, under a name that stays.
 #![allow(clippy::unwrap_used, dead_code)]
 
+mod asking;
 mod commands;
 mod conversation;
 
@@ -37,6 +38,7 @@ fn again<M: Message>(frame: &[u8]) -> Result<Vec<u8>, codec::CodecError> {
 pub(crate) fn all() -> Vec<Sample> {
     let mut all = conversation::all();
     all.extend(commands::all());
+    all.extend(asking::all());
     all
 }
 
