@@ -1,4 +1,5 @@
-//! Enrolment: one stream, one request, one answer, then the end. A node whose certificate has expired asks here too.
+//! Enrolment: one stream, one request, one answer, then the end. A node whose certificate has expired asks here too, one that leaves says so, and anybody
+//! may ask what time it is.
 
 use super::{
     accept::{Door, Turn},
@@ -8,7 +9,9 @@ use crate::nodes::NodeQueries as _;
 use proximity_protocol::{
     VERSION_MIN, close,
     codec::Message,
+    enquiry::{Enquiry, EnquiryReply},
     enroll::{EnrollReply, EnrollRequest, Grant},
+    leave::{LEAVE_LABEL, LeaveReply, LeaveRequest},
     renew::{RETURN_CHALLENGE_LEN, RETURN_LABEL, ReturnReply, ReturnRequest},
 };
 use quinn::{Connection, RecvStream, SendStream};
@@ -23,16 +26,19 @@ const FAREWELL: Duration = Duration::from_secs(5);
 enum Request {
     Join(Box<EnrollRequest>),
     Return(ReturnRequest),
+    Leave(LeaveRequest),
+    Enquiry(Enquiry),
 }
 
 async fn read(recv: &mut RecvStream) -> Result<Option<Request>, FrameError> {
     let Some(header) = frames::read_header(recv).await? else {
         return Ok(None);
     };
-    Ok(Some(if header.kind == ReturnRequest::TYPE {
-        Request::Return(frames::read_payload(recv, header, REQUEST_MAX).await?)
-    } else {
-        Request::Join(Box::new(frames::read_payload(recv, header, REQUEST_MAX).await?))
+    Ok(Some(match header.kind {
+        ReturnRequest::TYPE => Request::Return(frames::read_payload(recv, header, REQUEST_MAX).await?),
+        LeaveRequest::TYPE => Request::Leave(frames::read_payload(recv, header, REQUEST_MAX).await?),
+        Enquiry::TYPE => Request::Enquiry(frames::read_payload(recv, header, REQUEST_MAX).await?),
+        _ => Request::Join(Box::new(frames::read_payload(recv, header, REQUEST_MAX).await?)),
     }))
 }
 
@@ -68,6 +74,19 @@ pub(super) async fn serve(door: &Door, connection: Connection, deadline: Instant
             let Some(reply) = come_back(door, &connection, &request).await else {
                 connection.close(close::PROTOCOL.into(), b"this connection cannot carry a proof");
                 return;
+            };
+            timeout(FAREWELL, tell(&connection, &mut send, &reply)).await
+        }
+        Request::Leave(request) => {
+            let Some(reply) = leave(door, &connection, &request).await else {
+                connection.close(close::PROTOCOL.into(), b"this connection cannot carry a proof");
+                return;
+            };
+            timeout(FAREWELL, tell(&connection, &mut send, &reply)).await
+        }
+        Request::Enquiry(Enquiry::Clock) => {
+            let reply = EnquiryReply::Clock {
+                unix_ms: door.deps.clock.now_ms(),
             };
             timeout(FAREWELL, tell(&connection, &mut send, &reply)).await
         }
@@ -126,4 +145,26 @@ async fn come_back(door: &Door, connection: &Connection, request: &ReturnRequest
         }
     }
     Some(reply)
+}
+
+/// `None`: as in [`come_back`].
+async fn leave(door: &Door, connection: &Connection, request: &LeaveRequest) -> Option<LeaveReply> {
+    let remote = connection.remote_address();
+    let mut challenge = [0; RETURN_CHALLENGE_LEN];
+    connection
+        .export_keying_material(&mut challenge, LEAVE_LABEL, b"")
+        .ok()?;
+    let departed = door.enrolment.leave(request, &challenge, remote.ip()).await;
+    if let Some(node) = departed.gone {
+        door.connections.disconnect(node, close::REVOKED, "this node has left");
+        door.deps.live.forget(node);
+        door.deps.inventories.forget(node);
+    }
+    match &departed.reply {
+        LeaveReply::Left { node, apps } => tracing::info!(%remote, node_id = %node, apps, "a node has left"),
+        LeaveReply::Refused(refusal) => {
+            tracing::info!(%remote, reason = ?refusal.reason, "a goodbye was not taken");
+        }
+    }
+    Some(departed.reply)
 }

@@ -4,9 +4,11 @@
 //! number of requests at once one wins. A refusal writes nothing but the audit. If the reply was lost, the same key gets the same certificate for as long as
 //! the token lives.
 //!
-//! `renewal` gives an enrolled node its next certificate, over its link or, when it was off for too long, for a proof of its key.
+//! `renewal` gives an enrolled node its next certificate, over its link or, when it was off for too long, for a proof of its key. `leave` takes a
+//! node's goodbye.
 
 mod guesses;
+mod leave;
 mod place;
 mod renewal;
 
@@ -21,6 +23,8 @@ use crate::{
         join_tokens::{self, JoinTokenRow},
     },
 };
+pub use leave::Departed;
+
 use guesses::{Guesses, Verdict};
 use place::Place;
 use proximity_protocol::{

@@ -6,6 +6,7 @@
 use super::{RedeemError, refused};
 use crate::{
     clock::UnixMs,
+    domain::network::Ipv4Net,
     pki::NodeKey,
     store::{
         Connection, StoreError, apps, certificates,
@@ -16,8 +17,8 @@ use crate::{
 };
 use proximity_protocol::{
     enroll::{EnrollRequest, RefusalReason},
-    ids::{BridgeName, NodeId, NodeName},
-    observed::NodeFacts,
+    ids::{NodeId, NodeName},
+    observed::{self, NodeFacts},
 };
 use uuid::Uuid;
 
@@ -137,6 +138,9 @@ async fn host_of_token(
             ),
         ));
     }
+    if host.fingerprint.is_none() {
+        propose_network(tx, now, host.id, &request.facts).await?;
+    }
     hosts::set_fingerprint(tx, now, host.id, &request.facts.host_fingerprint).await?;
     Ok(host)
 }
@@ -167,21 +171,33 @@ async fn new_host(tx: &mut Connection, now: UnixMs, request: &EnrollRequest) -> 
         is_default: false,
     };
     let id = hosts::insert(tx, now, None, &fields, Some(&facts.host_fingerprint)).await?;
-    if let Some(bridge) = outward_bridge(facts)
-        && let Some(mut network) = hosts::network(tx, id).await?
-    {
-        network.bridge = Some(bridge.to_string());
-        hosts::set_network(tx, now, id, &network).await?;
-    }
+    propose_network(tx, now, id, facts).await?;
     hosts::get(tx, id)
         .await?
         .ok_or_else(|| StoreError::Corrupt(format!("host {id} vanished")).into())
 }
 
-/// What is proposed for the apps of a new host: the bridge with the way out. Addresses are the operator's to give; until then it is DHCP.
-fn outward_bridge(facts: &NodeFacts) -> Option<&BridgeName> {
-    let bridge = facts.bridges.iter().find(|bridge| bridge.gateway.is_some())?;
-    Some(&bridge.name)
+/// The network of the first node's bridge becomes that of its host's apps, unless somebody has set one before. Addresses are the operator's to give out:
+/// until then it is DHCP.
+async fn propose_network(tx: &mut Connection, now: UnixMs, host: i64, facts: &NodeFacts) -> Result<(), StoreError> {
+    let Some(mut network) = hosts::network(tx, host).await? else {
+        return Ok(());
+    };
+    let untouched = network.bridge.is_none() && network.subnet.is_none() && network.address_mode == "dhcp";
+    let Some(bridge) = observed::proposed_bridge(&facts.bridges).filter(|_| untouched) else {
+        return Ok(());
+    };
+    network.bridge = Some(bridge.name.to_string());
+    // What `PUT` would refuse is not proposed: a point-to-point address, a gateway outside of its network.
+    let subnet = bridge.network().map(|(first, prefix)| format!("{first}/{prefix}"));
+    if let Some((subnet, net)) = subnet.and_then(|subnet| Some((subnet.clone(), subnet.parse::<Ipv4Net>().ok()?))) {
+        network.subnet = Some(subnet);
+        network.gateway = bridge
+            .gateway
+            .filter(|gateway| net.is_host(*gateway))
+            .map(|gateway| gateway.to_string());
+    }
+    hosts::set_network(tx, now, host, &network).await
 }
 
 /// The record of a standalone machine that has joined this cluster since: the only node of its host, with this name and this address.

@@ -412,3 +412,66 @@ async fn a_new_host_gets_the_bridge_that_leads_out() {
         (Some("vmbr7"), "dhcp")
     );
 }
+
+fn with_bridge(mut facts: NodeFacts, gateway: &str, prefix: u8) -> NodeFacts {
+    facts.bridges = serde_json::from_value(serde_json::json!([
+        {"name": "vmbr0", "address": null, "prefix": null, "gateway": null},
+        {"name": "vmbr1", "address": "192.0.2.77", "prefix": prefix, "gateway": gateway},
+    ]))
+    .unwrap();
+    facts
+}
+
+async fn network_of(world: &World, grant: &Grant) -> (i64, hosts::NetworkRow) {
+    let mut read = world.store.read().await.unwrap();
+    let host = nodes::get(&mut read, grant.node).await.unwrap().unwrap().host_id;
+    (host, hosts::network(&mut read, host).await.unwrap().unwrap())
+}
+
+#[tokio::test]
+async fn the_first_node_proposes_the_network_of_its_host_and_later_ones_do_not() {
+    let world = World::new().await;
+    let facts_of = |name: &str| with_bridge(facts(name, 1), "192.0.2.65", 26);
+    let (host, network) = network_of(&world, &world.join(facts_of("pve1")).await).await;
+    let shown = |n: &hosts::NetworkRow| {
+        (
+            n.bridge.clone(),
+            n.subnet.clone(),
+            n.gateway.clone(),
+            n.address_mode.clone(),
+        )
+    };
+    let proposed = (
+        Some("vmbr1".to_owned()),
+        Some("192.0.2.64/26".to_owned()),
+        Some("192.0.2.65".to_owned()),
+        "dhcp".to_owned(),
+    );
+    assert_eq!(shown(&network), proposed);
+    // The operator's word stays.
+    let own = hosts::NetworkRow {
+        bridge: None,
+        subnet: None,
+        gateway: None,
+        ..network
+    };
+    let mut tx = world.store.begin().await.unwrap();
+    hosts::set_network(&mut tx, 1, host, &own).await.unwrap();
+    tx.commit().await.unwrap();
+    let second = world.join(facts_of("pve2")).await;
+    assert_eq!(network_of(&world, &second).await, (host, own));
+}
+
+#[tokio::test]
+async fn what_could_not_be_set_by_hand_is_not_proposed() {
+    let world = World::new().await;
+    let elsewhere = world.join(with_bridge(facts("pve1", 1), "198.51.100.1", 26)).await;
+    let (_, network) = network_of(&world, &elsewhere).await;
+    assert_eq!(
+        (network.subnet.as_deref(), network.gateway),
+        (Some("192.0.2.64/26"), None)
+    );
+    let alone = world.join(with_bridge(facts("pve1", 2), "192.0.2.65", 32)).await;
+    let (_, network) = network_of(&world, &alone).await;
+    assert_eq!((network.bridge.as_deref(), network.subnet), (Some("vmbr1"), None));
+}

@@ -3,6 +3,7 @@
 
 mod certificates;
 mod doors;
+mod goodbyes;
 mod links;
 
 use super::*;
