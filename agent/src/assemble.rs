@@ -4,7 +4,12 @@ use crate::{
     config::Config,
     facts::Sampler,
     host::{self, HostError, NodeContext},
-    identity::{self, Identity, IdentityError, clock::SystemClock, dial, keyring::Keyring},
+    identity::{
+        self, Identity, IdentityError,
+        clock::{SharedClock, SystemClock},
+        dial,
+        keyring::Keyring,
+    },
     jobs::{
         BoxFuture, JobResult, Steps,
         journal::{Journal, JournalError},
@@ -17,7 +22,6 @@ use crate::{
     },
     publish,
 };
-use data_encoding::HEXLOWER;
 use proximity_protocol::{
     command::{Command, Progress},
     fault::Fault,
@@ -68,18 +72,45 @@ pub enum RunError {
     Link(String),
 }
 
+/// What a run stands on besides its configuration.
+#[derive(Debug, Clone)]
+pub struct Ground {
+    /// The date that certificates go by.
+    pub clock: SharedClock,
+    /// The agent's own executable, which it starts as the shim of its tools; `None`: the one that runs.
+    pub executable: Option<PathBuf>,
+}
+
+impl Default for Ground {
+    fn default() -> Self {
+        Self {
+            clock: Arc::new(SystemClock),
+            executable: None,
+        }
+    }
+}
+
 /// Runs the agent until `shutdown`. Tools that it has started go on after that, and its next run finds them.
 pub async fn run(config: &Config, shutdown: CancellationToken) -> Result<(), RunError> {
+    run_on(config, Ground::default(), shutdown).await
+}
+
+/// The same by another clock, or within a program that is not the agent's.
+pub async fn run_on(config: &Config, ground: Ground, shutdown: CancellationToken) -> Result<(), RunError> {
     let state_dir = &config.paths.state;
     identity::prepare_state_dir(state_dir)?;
     let _lock = identity::lock_state_dir(state_dir)?;
     let identity = Identity::load(state_dir)?.ok_or(RunError::NotJoined)?;
-    let keys = Keyring::open(state_dir, Arc::new(SystemClock))?.ok_or(RunError::NotJoined)?;
+    let keys = Keyring::open(state_dir, ground.clock)?.ok_or(RunError::NotJoined)?;
     let boot = boot_id(config)?;
     let process = ProcessId(Uuid::new_v4());
     tracing::info!(node_id = %identity.node, version = env!("CARGO_PKG_VERSION"), process = %process, "starts");
 
-    let node = NodeContext::open(config, own_address(config, &identity).await)?;
+    let address = own_address(config, &identity).await;
+    let node = match ground.executable {
+        Some(executable) => NodeContext::open_with(config, address, executable)?,
+        None => NodeContext::open(config, address)?,
+    };
     let repairs = Arc::new(Repairs::default());
     // Before the link and without it, and before the journal, which may be damaged: apps keep their ports through a reboot, whatever else is wrong.
     match publish::restore(&node).await {
@@ -90,8 +121,7 @@ pub async fn run(config: &Config, shutdown: CancellationToken) -> Result<(), Run
     let keeper = tokio::spawn(keep_published(node.clone(), repairs.clone()));
 
     let port = Arc::new(Port(node));
-    let coordinator = HEXLOWER.encode(&identity.ca_fingerprint);
-    let jobs = Jobs::resume(journal, coordinator, port.clone()).map_err(RunError::Thread)?;
+    let jobs = Jobs::resume(journal, identity.coordinator, port.clone()).map_err(RunError::Thread)?;
     let status = Arc::new(StatusFile::new(state_dir));
     let lister = tokio::spawn(list_open_jobs(jobs.clone(), status.clone()));
     let stopper = tokio::spawn({

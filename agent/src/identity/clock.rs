@@ -1,28 +1,41 @@
 //! Time, as far as certificates go: a port, so that tests live through months. What the agent does about jobs and links has no need of it.
 
+use nix::time::{ClockId, clock_gettime};
 use rustls::time_provider::TimeProvider;
 use rustls_pki_types::UnixTime;
 use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 use time::OffsetDateTime;
 
 /// Tells the date and waits.
-pub(crate) trait Clock: fmt::Debug + Send + Sync + 'static {
+pub trait Clock: fmt::Debug + Send + Sync + 'static {
     /// Now.
     fn now(&self) -> OffsetDateTime;
+    /// How much time has passed since some moment; setting the clock does not change it.
+    fn steady(&self) -> Duration;
     /// Ends after `duration` of this clock's time.
     fn wait(&self, duration: Duration) -> Pin<Box<dyn Future<Output = ()> + Send + '_>>;
 }
 
 /// A clock that rooms share.
-pub(crate) type SharedClock = Arc<dyn Clock>;
+pub type SharedClock = Arc<dyn Clock>;
 
 /// The machine's clock.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct SystemClock;
+pub struct SystemClock;
+
+/// Time since the machine booted, in which it may have slept.
+pub(crate) fn since_boot() -> Duration {
+    // It cannot fail for a clock that every Linux has; zero only means that no jump is noticed.
+    clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from)
+}
 
 impl Clock for SystemClock {
     fn now(&self) -> OffsetDateTime {
         OffsetDateTime::now_utc()
+    }
+
+    fn steady(&self) -> Duration {
+        since_boot()
     }
 
     fn wait(&self, duration: Duration) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {

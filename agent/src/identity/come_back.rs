@@ -1,10 +1,11 @@
-//! The return of a node whose certificate has expired: it proves its key on a connection of enrolment and gets another certificate for it.
+//! The return of a node whose certificate is not taken any more, because it has expired or its root is gone: it proves its key on a connection of enrolment
+//! and gets another certificate for it, with the way to the root that has signed it if that is a new one.
 
 use super::{
     JoinError,
     dial::{self, DialError, Dialled},
     frames,
-    keyring::Keyring,
+    keyring::{KeepError, Keyring},
 };
 use proximity_protocol::{
     VERSION_MIN, close,
@@ -35,6 +36,9 @@ pub(crate) enum ReturnError {
     /// The answer, or our own disk.
     #[error(transparent)]
     Own(#[from] JoinError),
+    /// The roots in the answer.
+    #[error("the coordinator's roots cannot be followed: {0}")]
+    Roots(#[from] KeepError),
 }
 
 impl ReturnError {
@@ -68,9 +72,10 @@ pub(crate) async fn come_back(keyring: &Keyring) -> Result<(), ReturnError> {
         dialled.close(VarInt::from_u32(close::BYE), b"").await;
         match asked {
             Ok(ReturnReply::Granted(grant)) => return Ok(keyring.returned(grant)?),
-            // It would have to be asked over the newer protocol of enrolment.
-            Ok(ReturnReply::Followed { .. }) => {
-                last = JoinError::BadGrant("it answers what was not asked".into()).into();
+            Ok(ReturnReply::Followed { grant, roots }) => {
+                // The roots first: the certificate may be of one that is new here.
+                keyring.follow(&roots)?;
+                return Ok(keyring.returned(*grant)?);
             }
             Ok(ReturnReply::Refused(refusal)) => return Err(ReturnError::Refused(refusal)),
             Err(error) => last = error,

@@ -2,14 +2,15 @@
 
 use super::{
     Identity,
-    clock::{CertificateTime, SharedClock, SystemClock},
+    clock::{SharedClock, SystemClock},
+    judge::{self, Judge, Seen},
 };
-use proximity_protocol::{ALPN_ENROLL, ALPN_LINK, COORDINATOR_TLS_NAME};
+use proximity_protocol::{ALPN_ENROLL, ALPN_ENROLL_2, ALPN_LINK, COORDINATOR_TLS_NAME};
 use quinn::{
     Connection, ConnectionError, Endpoint, IdleTimeout, TransportConfig, VarInt, crypto::rustls::QuicClientConfig,
 };
 use rustls::{
-    ClientConfig, ConfigBuilder, RootCertStore,
+    ClientConfig, ConfigBuilder,
     client::{Resumption, WantsClientCert},
     crypto::CryptoProvider,
 };
@@ -90,25 +91,33 @@ pub(crate) fn quic_config(mut tls: ClientConfig) -> Result<quinn::ClientConfig, 
     Ok(config)
 }
 
-/// The configuration of the link: our certificate, and the stored CA as the only one that is trusted.
+/// The configuration of the link: our certificate, and the stored roots as the only ones that are trusted.
 pub(crate) fn link_config(identity: &Identity) -> Result<quinn::ClientConfig, DialError> {
     let clock: SharedClock = Arc::new(SystemClock);
-    link_config_at(identity, &clock)
+    link_config_at(identity, &clock, Seen::default())
 }
 
-/// The same by another clock.
-pub(super) fn link_config_at(identity: &Identity, clock: &SharedClock) -> Result<quinn::ClientConfig, DialError> {
-    let mut tls = trusting(identity, clock)?
+/// The same by another clock; the dates of the certificate that is shown are left in `seen`.
+pub(super) fn link_config_at(
+    identity: &Identity,
+    clock: &SharedClock,
+    seen: Seen,
+) -> Result<quinn::ClientConfig, DialError> {
+    let mut tls = trusting(identity, clock, seen)?
         .with_client_auth_cert(vec![identity.certificate()], identity.private_key())
         .map_err(bad)?;
     tls.alpn_protocols = vec![ALPN_LINK.to_vec()];
     quic_config(tls)
 }
 
-/// The configuration of a return: the same trust, and no certificate of ours, since it has expired.
-pub(super) fn return_config(identity: &Identity, clock: &SharedClock) -> Result<quinn::ClientConfig, DialError> {
-    let mut tls = trusting(identity, clock)?.with_no_client_auth();
-    tls.alpn_protocols = vec![ALPN_ENROLL.to_vec()];
+/// The configuration of a return: the same trust, and no certificate of ours, since it is not taken.
+pub(super) fn return_config(
+    identity: &Identity,
+    clock: &SharedClock,
+    seen: Seen,
+) -> Result<quinn::ClientConfig, DialError> {
+    let mut tls = trusting(identity, clock, seen)?.with_no_client_auth();
+    tls.alpn_protocols = vec![ALPN_ENROLL_2.to_vec(), ALPN_ENROLL.to_vec()];
     quic_config(tls)
 }
 
@@ -119,14 +128,15 @@ fn bad(error: rustls::Error) -> DialError {
 fn trusting(
     identity: &Identity,
     clock: &SharedClock,
+    seen: Seen,
 ) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, DialError> {
-    let mut roots = RootCertStore::empty();
-    roots.add(identity.ca()).map_err(bad)?;
-    let time = Arc::new(CertificateTime(clock.clone()));
-    Ok(ClientConfig::builder_with_details(provider(), time)
+    let judge = Arc::new(Judge::new(identity, seen).map_err(bad)?);
+    Ok(ClientConfig::builder_with_details(provider(), judge::time(clock))
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(bad)?
-        .with_root_certificates(roots))
+        .dangerous()
+        // It is TLS's own judgement; only the dates are kept besides.
+        .with_custom_certificate_verifier(judge))
 }
 
 /// A connection with the socket that it runs on.

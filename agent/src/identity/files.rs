@@ -1,7 +1,7 @@
 //! The files of `<state>/identity/`: folder 0700, files 0600, each replaced whole (write beside, sync, rename, sync the folder).
 
 use super::IdentityError;
-use data_encoding::BASE64;
+use data_encoding::{BASE64, HEXLOWER};
 use proximity_protocol::{
     ids::{JoinTokenId, NodeId},
     secret::SecretText,
@@ -26,7 +26,12 @@ pub(super) struct Stored {
     pub(super) node: NodeId,
     pub(super) addresses: Vec<String>,
     pub(super) certificate: Vec<u8>,
+    /// The root that has issued the certificate.
     pub(super) ca: Vec<u8>,
+    /// Every root that is trusted; never none.
+    pub(super) roots: Vec<Vec<u8>>,
+    /// Which coordinator it is: the fingerprint of the root that the join token pinned, hexadecimal. It stays when the root does not.
+    pub(super) coordinator: String,
     pub(super) key: Zeroizing<Vec<u8>>,
 }
 
@@ -49,6 +54,8 @@ pub(super) struct Renewal {
     pub(super) node: NodeId,
     pub(super) key: Zeroizing<Vec<u8>>,
     pub(super) certificate: Option<Vec<u8>>,
+    /// The root that has issued that certificate; `None`: the same as of the one before.
+    pub(super) ca: Option<Vec<u8>>,
 }
 
 #[derive(Deserialize)]
@@ -62,6 +69,8 @@ struct RenewalFile {
     node: NodeId,
     key_pkcs8: SecretText,
     certificate_der: Option<String>,
+    #[serde(default)]
+    ca_der: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -71,6 +80,11 @@ struct IdentityFile {
     addresses: Vec<String>,
     certificate_der: String,
     ca_der: String,
+    /// Not there before a second root was heard of.
+    #[serde(default)]
+    roots_der: Vec<String>,
+    #[serde(default)]
+    coordinator: Option<String>,
     key_pkcs8: SecretText,
 }
 
@@ -212,13 +226,33 @@ pub(super) fn load(state_dir: &Path) -> Result<Option<Stored>, IdentityError> {
     let Some(file) = read::<IdentityFile>(&path)? else {
         return Ok(None);
     };
+    let ca = decode(&path, &file.ca_der)?;
+    let mut roots: Vec<Vec<u8>> = file
+        .roots_der
+        .iter()
+        .map(|text| decode(&path, text))
+        .collect::<Result<_, _>>()?;
+    if roots.is_empty() {
+        roots.push(ca.clone());
+    }
+    let coordinator = match file.coordinator {
+        Some(coordinator) => coordinator,
+        None => coordinator_of(&ca).ok_or_else(|| damaged(&path, "the CA's certificate cannot be read".into()))?,
+    };
     Ok(Some(Stored {
         node: file.node,
         addresses: file.addresses,
         certificate: decode(&path, &file.certificate_der)?,
-        ca: decode(&path, &file.ca_der)?,
+        ca,
+        roots,
+        coordinator,
         key: Zeroizing::new(decode(&path, file.key_pkcs8.expose())?),
     }))
+}
+
+/// Which coordinator has that root, as long as it has had no other.
+pub(super) fn coordinator_of(ca: &[u8]) -> Option<String> {
+    super::public_key_fingerprint(ca).map(|pin| HEXLOWER.encode(&pin))
 }
 
 pub(super) fn store(state_dir: &Path, stored: &Stored) -> Result<(), IdentityError> {
@@ -228,6 +262,8 @@ pub(super) fn store(state_dir: &Path, stored: &Stored) -> Result<(), IdentityErr
         addresses: stored.addresses.clone(),
         certificate_der: BASE64.encode(&stored.certificate),
         ca_der: BASE64.encode(&stored.ca),
+        roots_der: stored.roots.iter().map(|der| BASE64.encode(der)).collect(),
+        coordinator: Some(stored.coordinator.clone()),
         key_pkcs8: SecretText::new(BASE64.encode(&stored.key)),
     };
     write(&identity_path(state_dir), &file)
@@ -265,6 +301,7 @@ pub(super) fn load_renewal(state_dir: &Path) -> Result<Option<Renewal>, Identity
         node: file.node,
         key: Zeroizing::new(decode(&path, file.key_pkcs8.expose())?),
         certificate: file.certificate_der.map(|text| decode(&path, &text)).transpose()?,
+        ca: file.ca_der.map(|text| decode(&path, &text)).transpose()?,
     }))
 }
 
@@ -274,6 +311,7 @@ pub(super) fn store_renewal(state_dir: &Path, renewal: &Renewal) -> Result<(), I
         node: renewal.node,
         key_pkcs8: SecretText::new(BASE64.encode(&renewal.key)),
         certificate_der: renewal.certificate.as_ref().map(|der| BASE64.encode(der)),
+        ca_der: renewal.ca.as_ref().map(|der| BASE64.encode(der)),
     };
     write(&renewal_path(state_dir), &file)
 }

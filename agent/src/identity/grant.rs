@@ -1,30 +1,23 @@
 //! What the coordinator grants, judged before it is stored.
 
-use super::{JoinError, clock::unix_time, dial::provider, files::Stored, key, public_key_fingerprint};
-use proximity_protocol::enroll::Grant;
+use super::{JoinError, clock::unix_time, dial::provider, key, public_key_fingerprint};
+use proximity_protocol::{enroll::Grant, roots::Pin};
 use rustls::{RootCertStore, server::WebPkiClientVerifier};
 use rustls_pki_types::CertificateDer;
 use std::sync::Arc;
 use time::OffsetDateTime;
 use x509_parser::prelude::{FromDer, X509Certificate};
-use zeroize::Zeroizing;
 
-/// Believes nothing of a grant that can be checked. `now`: by which clock its dates are judged; a node that has an identity already judges them not, since
+/// Believes nothing of a grant that can be checked. `trusted`: the roots of which it may be. `now`: by which clock its dates are judged; a node that has an identity already judges them not, since
 /// it is the coordinator's clock that a certificate of a node has to please.
-pub(super) fn check(
-    grant: Grant,
-    ca_pin: [u8; 32],
-    addresses: Vec<String>,
-    key: Zeroizing<Vec<u8>>,
-    now: Option<OffsetDateTime>,
-) -> Result<Stored, JoinError> {
+pub(super) fn check(grant: &Grant, trusted: &[Pin], key: &[u8], now: Option<OffsetDateTime>) -> Result<(), JoinError> {
     let bad = |what: &str| JoinError::BadGrant(what.to_owned());
-    if public_key_fingerprint(&grant.ca_der) != Some(ca_pin) {
+    if public_key_fingerprint(&grant.ca_der).is_none_or(|pin| !trusted.contains(&pin)) {
         return Err(bad("its CA is not the one that this node trusts"));
     }
-    let der = grant.certificate_der.clone();
-    let (_, certificate) = X509Certificate::from_der(&der).map_err(|_| bad("the certificate cannot be read"))?;
-    if certificate.public_key().raw != key::public_half(&key)? {
+    let (_, certificate) =
+        X509Certificate::from_der(&grant.certificate_der).map_err(|_| bad("the certificate cannot be read"))?;
+    if certificate.public_key().raw != key::public_half(key)? {
         return Err(bad("the certificate is for another key"));
     }
     let name = grant.node.to_string();
@@ -46,11 +39,5 @@ pub(super) fn check(
             unix_time(judged_at),
         )
         .map_err(|error| JoinError::BadGrant(error.to_string()))?;
-    Ok(Stored {
-        node: grant.node,
-        addresses,
-        certificate: grant.certificate_der,
-        ca: grant.ca_der,
-        key,
-    })
+    Ok(())
 }

@@ -2,9 +2,10 @@
 
 use super::{
     Identity, JoinError, enroll,
-    files::{self, Pending},
+    files::{self, Pending, Stored},
     grant, key,
 };
+use data_encoding::HEXLOWER;
 use proximity_protocol::{
     enroll::{EnrollRequest, RefusalReason},
     observed::NodeFacts,
@@ -64,7 +65,16 @@ pub async fn join(request: JoinRequest<'_>) -> Result<Identity, JoinError> {
         }
     };
     let now = Some(OffsetDateTime::now_utc());
-    let stored = grant::check(grant, token.ca_pin, token.addresses.clone(), key, now)?;
+    grant::check(&grant, &[token.ca_pin], &key, now)?;
+    let stored = Stored {
+        node: grant.node,
+        addresses: token.addresses.clone(),
+        certificate: grant.certificate_der,
+        roots: vec![grant.ca_der.clone()],
+        ca: grant.ca_der,
+        coordinator: HEXLOWER.encode(&token.ca_pin),
+        key,
+    };
     files::store(state_dir, &stored)?;
     files::remove_pending(state_dir)?;
     // It followed the identity that has just been replaced.

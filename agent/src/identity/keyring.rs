@@ -1,28 +1,48 @@
 //! The identity of a running agent, and the one that follows it.
 //!
-//! `identity.json` is the identity that the coordinator has last welcomed. Beside it, while there is something to renew, lies `renewal.json`: first the new
-//! key alone (so that a lost answer is asked for with the same key), then the certificate with it. The agent links with the new one as soon as it is there, and only
-//! its Welcome makes it `identity.json`, in one rename: until then the old one is kept, and a coordinator that does not take the new one gets the old.
+//! `identity.json` is the identity that the coordinator has last welcomed, with the roots that are trusted. Beside it, while there is something to renew, lies
+//! `renewal.json`: first the new key alone (so that a lost answer is asked for with the same key), then the certificate with it. The agent links with the new
+//! one as soon as it is there, and only its Welcome makes it `identity.json`, in one rename: until then the old one is kept, and a coordinator that does not
+//! take the new one gets the old.
+//!
+//! When a certificate is due, `due` decides.
 
 use super::{
     Identity, IdentityError, JoinError,
     clock::SharedClock,
     dial::{self, DialError},
+    due::{self, Signing},
     files::{self, Renewal, Stored},
-    grant, key,
+    grant,
+    judge::{Dates, Seen},
+    key,
+    roots::{self, FollowError},
+    suspect::{self, Evidence},
 };
-use proximity_protocol::{enroll::Grant, ids::NodeId};
+use proximity_protocol::{
+    enroll::Grant,
+    ids::NodeId,
+    roots::{Pin, Roots},
+};
 use rcgen::SigningKey;
-use sha2::{Digest, Sha256};
 use std::{
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 use time::{Duration, OffsetDateTime};
+use tokio::sync::Notify;
 use zeroize::Zeroizing;
 
-/// Renewals of many nodes that joined together are spread over this part of a certificate's life, which ends at two thirds of it.
-const JITTER_PART: i32 = 30;
+/// Why the roots that are trusted stay as they are.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum KeepError {
+    /// What was told.
+    #[error(transparent)]
+    Follow(#[from] FollowError),
+    /// Our own disk.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+}
 
 #[derive(Debug)]
 enum Next {
@@ -36,6 +56,12 @@ enum Next {
 struct Keys {
     current: Stored,
     next: Option<Next>,
+    /// The root that signs, as the coordinator has told.
+    signing: Option<Signing>,
+    /// A certificate whose key the coordinator wants replaced.
+    rekey: Option<Vec<u8>>,
+    /// Date and steady time when both clocks were last in agreement.
+    agreed: (OffsetDateTime, std::time::Duration),
 }
 
 impl Keys {
@@ -52,16 +78,19 @@ impl Keys {
 pub(crate) struct Keyring {
     state_dir: PathBuf,
     clock: SharedClock,
-    ca_pin: [u8; 32],
     keys: Mutex<Keys>,
+    seen: Seen,
+    /// Something has changed that a renewal may be due for.
+    look: Notify,
 }
 
 impl Keyring {
     /// Reads what is below `state_dir`; `None` if this machine has not joined.
     pub(crate) fn open(state_dir: &Path, clock: SharedClock) -> Result<Option<Self>, IdentityError> {
-        let Some(identity) = Identity::load(state_dir)? else {
+        // Judged whole before anything is used of it.
+        if Identity::load(state_dir)?.is_none() {
             return Ok(None);
-        };
+        }
         let Some(current) = files::load(state_dir)? else {
             return Ok(None);
         };
@@ -74,20 +103,30 @@ impl Keyring {
             Some(Renewal {
                 certificate: Some(certificate),
                 key,
+                ca,
                 ..
             }) => Some(Next::Granted(Stored {
                 certificate,
                 key,
+                ca: ca.unwrap_or_else(|| current.ca.clone()),
                 ..current.clone()
             })),
             Some(renewal) => Some(Next::Asked(renewal.key)),
             None => None,
         };
+        let keys = Keys {
+            current,
+            next,
+            signing: None,
+            rekey: None,
+            agreed: (clock.now(), clock.steady()),
+        };
         Ok(Some(Self {
             state_dir: state_dir.into(),
             clock,
-            ca_pin: identity.ca_fingerprint,
-            keys: Mutex::new(Keys { current, next }),
+            keys: Mutex::new(keys),
+            seen: Seen::default(),
+            look: Notify::new(),
         }))
     }
 
@@ -116,12 +155,25 @@ impl Keyring {
 
     /// The configuration of a link with the newest certificate.
     pub(crate) fn link_config(&self) -> Result<quinn::ClientConfig, DialError> {
-        dial::link_config_at(&self.active()?, &self.clock)
+        dial::link_config_at(&self.active()?, &self.clock, self.seen.clone())
     }
 
     /// The configuration of a connection on which we show no certificate.
     pub(super) fn return_config(&self) -> Result<quinn::ClientConfig, DialError> {
-        dial::return_config(&self.active()?, &self.clock)
+        dial::return_config(&self.active()?, &self.clock, self.seen.clone())
+    }
+
+    fn evidence(&self, theirs: Option<Dates>) -> Option<Evidence> {
+        let (now, steady) = (self.clock.now(), self.clock.steady());
+        let keys = self.keys();
+        let (then, steady_then) = keys.agreed;
+        let passed = Duration::try_from(steady.saturating_sub(steady_then)).unwrap_or(Duration::ZERO);
+        Some(Evidence {
+            now,
+            own: Dates::of(&keys.active().certificate)?,
+            theirs,
+            set_by: now - then - passed,
+        })
     }
 
     /// The dates of our certificate and of our clock, in words.
@@ -137,6 +189,29 @@ impl Keyring {
         }
     }
 
+    /// Why the coordinator may not take our dates, in words.
+    pub(crate) fn our_dates(&self) -> String {
+        match self.evidence(None) {
+            Some(evidence) => format!("{}; {}", self.dates(), suspect::suspect(&evidence)),
+            None => self.dates(),
+        }
+    }
+
+    /// Why we do not take the coordinator's, in words.
+    pub(crate) fn their_dates(&self) -> String {
+        let theirs = *self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = date(self.clock.now());
+        match (theirs, self.evidence(theirs)) {
+            (Some(theirs), Some(evidence)) => format!(
+                "it is valid from {} to {}, and this node's clock says {now}; {}",
+                date(theirs.not_before),
+                date(theirs.not_after),
+                suspect::suspect(&evidence)
+            ),
+            _ => format!("this node's clock says {now}"),
+        }
+    }
+
     /// What the clock says, in words.
     pub(crate) fn today(&self) -> String {
         date(self.clock.now())
@@ -145,10 +220,63 @@ impl Keyring {
     /// How long until the certificate is to be renewed; `None` if it is time.
     pub(crate) fn due_in(&self) -> Option<std::time::Duration> {
         let identity = self.active().ok()?;
-        let due = due(&identity);
+        let keys = self.keys();
+        if keys.rekey.as_deref() == Some(&*identity.certificate) {
+            return None;
+        }
+        let due = due::due(&identity, keys.signing.as_ref());
         // A whole second at least, so that who waits for it does not come too early again and again.
         let left = (due - self.clock.now()).max(Duration::ZERO);
         (left > Duration::ZERO).then(|| left.unsigned_abs().max(std::time::Duration::from_secs(1)))
+    }
+
+    /// Ends when a renewal may be due that was not before.
+    pub(crate) async fn look_again(&self) {
+        self.look.notified().await;
+    }
+
+    /// The coordinator wants the key of the certificate that is in use replaced.
+    pub(crate) fn rekey(&self) {
+        let mut keys = self.keys();
+        keys.rekey = Some(keys.active().certificate.clone());
+        drop(keys);
+        self.look.notify_one();
+    }
+
+    /// Takes what can be believed of the coordinator's roots, on the disk first. Answers those that are trusted now.
+    pub(crate) fn follow(&self, told: &Roots) -> Result<Vec<Pin>, KeepError> {
+        let mut keys = self.keys();
+        let followed = roots::follow(&keys.current.roots, told)?;
+        if followed.strangers > 0 {
+            tracing::error!(
+                count = followed.strangers,
+                "the coordinator tells of roots that none which this node trusts has signed; they are not taken"
+            );
+        }
+        let pins = roots::pins(&followed.trusted);
+        if keys.current.roots != followed.trusted {
+            let stored = Stored {
+                roots: followed.trusted,
+                ..keys.current.clone()
+            };
+            files::store(&self.state_dir, &stored)?;
+            if let Some(Next::Granted(next)) = &mut keys.next {
+                next.roots.clone_from(&stored.roots);
+            }
+            keys.current = stored;
+            tracing::info!(count = pins.len(), "trusts these roots of the coordinator from now on");
+        }
+        let known = keys.signing.as_ref().is_some_and(|signing| signing.pin == told.signs);
+        if !known && pins.contains(&told.signs) {
+            keys.signing = Some(Signing {
+                pin: told.signs,
+                since: self.clock.now(),
+                renew_within: Duration::seconds(told.renew_within_s.into()),
+            });
+        }
+        drop(keys);
+        self.look.notify_one();
+        Ok(pins)
     }
 
     /// A request for the next certificate, with a key that is on the disk before it is used.
@@ -184,9 +312,14 @@ impl Keyring {
         if grant.node != keys.current.node {
             return Err(JoinError::BadGrant("the certificate names another node".into()));
         }
-        let stored = grant::check(grant, self.ca_pin, keys.current.addresses.clone(), key, None)?;
-        let file = renewal(stored.node, &stored.key, Some(stored.certificate.clone()));
-        files::store_renewal(&self.state_dir, &file)?;
+        grant::check(&grant, &roots::pins(&keys.current.roots), &key, None)?;
+        let stored = Stored {
+            certificate: grant.certificate_der,
+            ca: grant.ca_der,
+            key,
+            ..keys.current.clone()
+        };
+        files::store_renewal(&self.state_dir, &renewal(stored.node, &stored.key, Some(&stored)))?;
         keys.next = Some(Next::Granted(stored));
         Ok(())
     }
@@ -204,6 +337,7 @@ impl Keyring {
     /// The coordinator has welcomed the newest certificate: the one before is forgotten. Answers whether there was a new one.
     pub(crate) fn welcomed(&self) -> Result<bool, IdentityError> {
         let mut keys = self.keys();
+        keys.agreed = (self.clock.now(), self.clock.steady());
         let Some(Next::Granted(next)) = &keys.next else {
             return Ok(false);
         };
@@ -237,21 +371,13 @@ impl Keyring {
     }
 }
 
-fn renewal(node: NodeId, key: &Zeroizing<Vec<u8>>, certificate: Option<Vec<u8>>) -> Renewal {
+fn renewal(node: NodeId, key: &Zeroizing<Vec<u8>>, granted: Option<&Stored>) -> Renewal {
     Renewal {
         node,
         key: key.clone(),
-        certificate,
+        certificate: granted.map(|stored| stored.certificate.clone()),
+        ca: granted.map(|stored| stored.ca.clone()),
     }
-}
-
-/// When a certificate is renewed: at two thirds of its life, or up to a thirtieth of it before. Which moment it is the certificate itself decides, so that a
-/// restart changes nothing.
-fn due(identity: &Identity) -> OffsetDateTime {
-    let life = identity.not_after - identity.not_before;
-    let hash: [u8; 32] = Sha256::digest(&identity.certificate).into();
-    let chance = f64::from(u16::from_be_bytes([hash[0], hash[1]])) / f64::from(u16::MAX);
-    identity.not_before + life * 2 / 3 - (life / JITTER_PART) * chance
 }
 
 fn date(at: OffsetDateTime) -> String {

@@ -6,22 +6,29 @@
 //! `dial` and `frames` are the ground that enrolment and the link share: a connection that proves who is at both ends, and messages on its streams.
 //!
 //! `keyring` holds the certificate of a running agent and the one that follows it, which the link asks for in time; `come_back` gets another one for a node
-//! that was off for longer than its certificate. `clock` is the date that certificates go by.
+//! that was off for longer than its certificate. `clock` is the date that certificates go by; `suspect` says which of two clocks is wrong
+//! when dates do not fit.
+//!
+//! `roots` decides which roots of the coordinator are trusted: a new one only if one that is trusted already has signed it.
 //!
 //! Not here: leaving.
 
-pub(crate) mod clock;
+pub mod clock;
 pub(crate) mod come_back;
 pub(crate) mod dial;
+mod due;
 mod enroll;
 mod error;
 mod files;
 pub(crate) mod frames;
 mod grant;
 mod join;
+mod judge;
 mod key;
 pub(crate) mod keyring;
 pub(crate) mod probe;
+pub(crate) mod roots;
+mod suspect;
 #[cfg(test)]
 mod tests;
 mod verifier;
@@ -50,10 +57,12 @@ pub struct Identity {
     pub not_before: OffsetDateTime,
     /// Until when.
     pub not_after: OffsetDateTime,
-    /// SHA-256 of the public key of its coordinator's CA.
+    /// SHA-256 of the public key of the root that has issued its certificate.
     pub ca_fingerprint: [u8; 32],
+    /// Which coordinator it has joined, whatever root that one has now: the fingerprint of the root that the join token pinned, hexadecimal.
+    pub coordinator: String,
     certificate: CertificateDer<'static>,
-    ca: CertificateDer<'static>,
+    roots: Vec<CertificateDer<'static>>,
     key: Zeroizing<Vec<u8>>,
 }
 
@@ -81,8 +90,9 @@ impl Identity {
             not_before,
             not_after,
             ca_fingerprint: public_key_fingerprint(&stored.ca).ok_or("the CA's certificate cannot be read")?,
+            coordinator: stored.coordinator,
             certificate: CertificateDer::from(stored.certificate),
-            ca: CertificateDer::from(stored.ca),
+            roots: stored.roots.into_iter().map(CertificateDer::from).collect(),
             key: stored.key,
         })
     }
@@ -91,8 +101,9 @@ impl Identity {
         self.certificate.clone()
     }
 
-    pub(crate) fn ca(&self) -> CertificateDer<'static> {
-        self.ca.clone()
+    /// Every root that it trusts.
+    pub(crate) fn roots(&self) -> impl Iterator<Item = CertificateDer<'static>> {
+        self.roots.iter().cloned()
     }
 
     pub(crate) fn private_key(&self) -> PrivateKeyDer<'static> {

@@ -1,7 +1,7 @@
 //! Judges the coordinator's certificate while there is nothing to trust but the pin in the join token.
 //!
-//! The chain that the peer shows must hold a CA whose public key is the pinned one, and the peer's own certificate must come from that CA, be valid now
-//! and bear the coordinator's name. System roots are never asked.
+//! The chain that the peer shows must hold a CA whose public key is the pinned one, and the peer's own certificate must come from that CA, or from one whose
+//! key that CA has signed (the root that follows it), be valid now and bear the coordinator's name. System roots are never asked.
 
 use super::public_key_fingerprint;
 use rustls::{
@@ -82,7 +82,9 @@ impl ServerCertVerifier for PinVerifier {
         WebPkiServerVerifier::builder_with_provider(Arc::new(roots), self.provider.clone())
             .build()
             .map_err(|error| Error::General(error.to_string()))
-            .and_then(|verifier| verifier.verify_server_cert(end_entity, &[], server_name, ocsp_response, now))
+            .and_then(|verifier| {
+                verifier.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
+            })
             .map_err(bad)
     }
 

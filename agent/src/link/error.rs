@@ -6,6 +6,8 @@ use quinn::{ConnectionError, TransportErrorCode};
 
 /// TLS alert `certificate_expired`: rustls sends it for every certificate that its dates forbid.
 const CERTIFICATE_EXPIRED: u8 = 45;
+/// TLS alert `unknown_ca`.
+const UNKNOWN_CA: u8 = 48;
 
 /// Why a connection could not be made or ended.
 #[derive(Debug, thiserror::Error)]
@@ -27,13 +29,14 @@ pub(crate) enum LinkError {
     /// The coordinator does not take our certificate for its dates.
     #[error("the coordinator says that this node's certificate has expired or is not valid yet: {0}")]
     OurDates(String),
+    /// The coordinator does not take our certificate for the root that has issued it.
+    #[error("the coordinator does not trust the root of this node's certificate any more")]
+    OurRoot,
     /// We do not take the coordinator's certificate for its dates.
-    #[error(
-        "the coordinator's certificate is not valid today, which by this node's clock is {0}: if that is wrong, set the clock"
-    )]
+    #[error("the coordinator's certificate is not valid today: {0}")]
     TheirDates(String),
-    /// The certificate has expired, and there is no other.
-    #[error("this node's certificate has expired; {0}")]
+    /// The certificate is not taken, and there is no other.
+    #[error("this node's certificate is not taken any more; {0}")]
     Return(ReturnError),
     /// The peer broke the order of messages.
     #[error(transparent)]
@@ -69,6 +72,9 @@ impl LinkError {
             {
                 Self::OurDates(String::new())
             }
+            ConnectionError::ConnectionClosed(close) if close.error_code == TransportErrorCode::crypto(UNKNOWN_CA) => {
+                Self::OurRoot
+            }
             ConnectionError::TransportError(error) if error.code == TransportErrorCode::crypto(CERTIFICATE_EXPIRED) => {
                 Self::TheirDates(String::new())
             }
@@ -81,8 +87,8 @@ impl LinkError {
     /// With the dates that it is about.
     pub(crate) fn dated(self, keys: &Keyring) -> Self {
         match self {
-            Self::OurDates(_) => Self::OurDates(keys.dates()),
-            Self::TheirDates(_) => Self::TheirDates(keys.today()),
+            Self::OurDates(_) => Self::OurDates(keys.our_dates()),
+            Self::TheirDates(_) => Self::TheirDates(keys.their_dates()),
             other => other,
         }
     }

@@ -2,7 +2,8 @@
 //!
 //! [`Link::run`] goes round for ever: read the facts, dial ([`dial`]), say Hello and wait for Welcome ([`session`]), then at once serve command streams
 //! ([`command`]), report facts and inventory ([`report`]), and send figures ([`figures`]) until the connection ends; wait ([`backoff`]) and begin again.
-//! A certificate that is two thirds through its life is renewed over the link ([`renewal`]); of an expired one the coordinator says so, and the agent proves its key.
+//! A certificate that is two thirds through its life, or of a root that has been followed by another, is renewed over the link ([`renewal`]); of one that is
+//! not taken any more the coordinator says so, and the agent proves its key. What the coordinator tells of its roots is stored before it is answered ([`follow`]).
 //!
 //! Nothing depends on a link: jobs go on without one, published ports too. This room starts no work of its own and keeps nothing but
 //! [`status`], the small file that `proximity-agent status` shows.
@@ -11,6 +12,7 @@ mod backoff;
 mod command;
 mod error;
 mod figures;
+mod follow;
 mod renewal;
 mod report;
 mod session;
@@ -99,7 +101,7 @@ impl Link {
                     tracing::warn!(%error, "the new certificate is not taken; goes back to the one before");
                     backoff.reset();
                 }
-                Ended::Lost(error @ LinkError::OurDates(_)) => {
+                Ended::Lost(error @ (LinkError::OurDates(_) | LinkError::OurRoot)) => {
                     tracing::warn!(%error, "asks for another certificate by proving its key");
                     expired = true;
                 }
@@ -135,7 +137,7 @@ impl Link {
         }
     }
 
-    /// Gets another certificate for a key whose certificate has expired.
+    /// Gets another certificate for a key whose certificate is not taken any more.
     async fn come_back(&self) -> Ended {
         let came = tokio::select! {
             biased;

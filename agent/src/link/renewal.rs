@@ -28,12 +28,18 @@ pub(super) async fn run(link: &Link, events: &mpsc::Sender<Event>, mut told: mps
     let clock = link.keys.clock();
     loop {
         while let Some(left) = link.keys.due_in() {
-            clock.wait(left.min(LOOK)).await;
+            tokio::select! {
+                () = clock.wait(left.min(LOOK)) => {}
+                () = link.keys.look_again() => {}
+            }
         }
         if ask(link, events, &mut told).await {
             return Ended::Renewed;
         }
-        clock.wait(RETRY).await;
+        tokio::select! {
+            () = clock.wait(RETRY) => {}
+            () = link.keys.look_again() => {}
+        }
     }
 }
 

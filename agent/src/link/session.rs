@@ -1,6 +1,6 @@
 //! One connection, from Hello to its end.
 
-use super::{Link, LinkError, command, figures, renewal, report, status::LinkState};
+use super::{Link, LinkError, command, figures, follow, renewal, report, status::LinkState};
 use crate::identity::{dial::Dialled, frames};
 use proximity_protocol::{
     VERSION_MIN, close,
@@ -9,6 +9,7 @@ use proximity_protocol::{
     hello::{Hello, HelloReply, VersionRange, Welcome},
     observed::NodeFacts,
     renew,
+    roots::{self, Roots},
     session::{AgentSession, Answer, Violation},
 };
 use quinn::{Connection, RecvStream, SendStream, VarInt};
@@ -85,7 +86,7 @@ async fn greet(link: &Link, connection: &Connection, facts: NodeFacts) -> Result
     let hello = Hello {
         versions: VersionRange::OURS,
         agent_version: env!("CARGO_PKG_VERSION").into(),
-        capabilities: vec![renew::CAPABILITY.into()],
+        capabilities: vec![renew::CAPABILITY.into(), roots::CAPABILITY.into()],
         boot: link.boot,
         process: link.process,
         epoch: link.jobs.epoch(),
@@ -163,9 +164,11 @@ async fn serve(link: &Link, connection: &Connection, address: &str, greeted: Gre
         Err(error) => tracing::error!(%error, "the new certificate could not replace the old one on the disk"),
     }
     let (for_renewal, of_renewal) = mpsc::unbounded_channel();
+    let (for_roots, of_roots) = mpsc::unbounded_channel();
     let desk = Desk {
         refresh: Notify::new(),
         renewal: for_renewal,
+        roots: for_roots,
     };
     let (events, mut outbox) = mpsc::channel::<Event>(EVENTS_WAITING_MAX);
     let ended = tokio::select! {
@@ -175,6 +178,7 @@ async fn serve(link: &Link, connection: &Connection, address: &str, greeted: Gre
         ended = commands(link, connection, &session, version) => ended,
         error = write_events(&mut send, version, &mut outbox) => lost(connection, &error),
         ended = renewal::run(link, &events, of_renewal) => ended,
+        () = follow::run(link, &events, of_roots) => Ended::Lost(LinkError::Broken("the reports ended".into())),
         () = report::run(link, &events, &desk.refresh) => Ended::Lost(LinkError::Broken("the reports ended".into())),
         error = figures::send(link, connection, version, welcome.metrics_interval_ms) => lost(connection, &error),
     };
@@ -196,6 +200,7 @@ async fn serve(link: &Link, connection: &Connection, address: &str, greeted: Gre
 struct Desk {
     refresh: Notify,
     renewal: mpsc::UnboundedSender<Notice>,
+    roots: mpsc::UnboundedSender<Roots>,
 }
 
 async fn notices(
@@ -243,6 +248,17 @@ async fn take(link: &Link, session: &AgentSession, notice: Notice, desk: &Desk) 
         Notice::MayRenew | Notice::Renewed(_) | Notice::NotRenewed(_) => {
             // An error means that the connection is about to end.
             let _ = desk.renewal.send(notice);
+            return Ok(());
+        }
+        Notice::Roots(told) => {
+            let _ = desk.roots.send(*told);
+            return Ok(());
+        }
+        Notice::RenewNow => {
+            tracing::warn!(
+                "the coordinator wants another key for this node: the one in use is known to another machine"
+            );
+            link.keys.rekey();
             return Ok(());
         }
         _ => {}

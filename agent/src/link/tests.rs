@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod renewal;
+mod roots;
 
 use super::{Link, NodeView, Repairs, status::StatusFile};
 use crate::{

@@ -31,13 +31,27 @@ pub(crate) async fn within<T>(work: impl Future<Output = T>) -> T {
     tokio::time::timeout(DEADLINE, work).await.expect("not in time")
 }
 
-pub(crate) struct Ca(CertifiedIssuer<'static, KeyPair>);
+pub(crate) struct Ca(CertifiedIssuer<'static, KeyPair>, CertificateParams);
 
 impl Ca {
     pub(crate) fn new() -> Self {
+        Self::named("the coordinator's root")
+    }
+
+    pub(crate) fn named(name: &str) -> Self {
         let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(4));
+        Self(
+            CertifiedIssuer::self_signed(params.clone(), KeyPair::generate().unwrap()).unwrap(),
+            params,
+        )
+    }
+
+    /// The key of the root that follows, signed by this one.
+    pub(crate) fn cross(&self, next: &Ca) -> CertificateDer<'static> {
+        next.1.signed_by(next.0.key(), &self.0).unwrap().der().clone()
     }
 
     pub(crate) fn der(&self) -> CertificateDer<'static> {
@@ -82,6 +96,16 @@ pub(crate) fn server_config(ca: &Ca) -> quinn::ServerConfig {
 
 /// Judges the certificates of agents by another clock.
 pub(crate) fn server_config_at(ca: &Ca, time: Arc<dyn rustls::time_provider::TimeProvider>) -> quinn::ServerConfig {
+    server_config_with(ca, vec![], &[ALPN_LINK, ALPN_ENROLL], time)
+}
+
+/// With more certificates in its chain.
+pub(crate) fn server_config_with(
+    ca: &Ca,
+    more: Vec<CertificateDer<'static>>,
+    protocols: &[&[u8]],
+    time: Arc<dyn rustls::time_provider::TimeProvider>,
+) -> quinn::ServerConfig {
     let key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::new(vec![COORDINATOR_TLS_NAME.to_owned()]).unwrap();
     params.not_before = OffsetDateTime::now_utc() - time::Duration::days(1);
@@ -99,11 +123,11 @@ pub(crate) fn server_config_at(ca: &Ca, time: Arc<dyn rustls::time_provider::Tim
         .unwrap()
         .with_client_cert_verifier(clients)
         .with_single_cert(
-            vec![leaf.der().clone(), ca.der()],
+            [vec![leaf.der().clone(), ca.der()], more].concat(),
             PrivatePkcs8KeyDer::from(key.serialize_der()).into(),
         )
         .unwrap();
-    tls.alpn_protocols = vec![ALPN_LINK.to_vec(), ALPN_ENROLL.to_vec()];
+    tls.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
     let tls = QuicServerConfig::try_from(tls).unwrap();
     quinn::ServerConfig::with_crypto(Arc::new(tls))
 }

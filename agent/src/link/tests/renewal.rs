@@ -5,6 +5,7 @@ use crate::{identity::clock::Clock, link::status::Status, tests::server_config_a
 use proximity_protocol::{
     enroll::Grant,
     renew::{self, ReturnReply, ReturnRequest},
+    roots,
 };
 use rustls::time_provider::TimeProvider;
 use rustls_pki_types::{CertificateDer, UnixTime};
@@ -14,27 +15,45 @@ use tokio::sync::watch;
 use x509_parser::prelude::{FromDer, X509CertificationRequest};
 
 #[derive(Debug)]
-struct HandClock(watch::Sender<OffsetDateTime>);
+pub(super) struct HandClock {
+    date: watch::Sender<OffsetDateTime>,
+    /// What has passed, and not what was set.
+    passed: watch::Sender<Duration>,
+}
 
 impl HandClock {
     fn new() -> Arc<Self> {
-        Arc::new(Self(watch::Sender::new(OffsetDateTime::now_utc())))
+        Arc::new(Self {
+            date: watch::Sender::new(OffsetDateTime::now_utc()),
+            passed: watch::Sender::new(Duration::ZERO),
+        })
     }
 
-    fn days(&self, days: i64) {
-        self.0.send_modify(|now| *now += time::Duration::days(days));
+    /// Days pass.
+    fn days(&self, days: u32) {
+        self.set(days.into());
+        self.passed
+            .send_modify(|passed| *passed += Duration::from_secs(u64::from(days) * 24 * 3600));
+    }
+
+    /// The clock is set by so many days.
+    fn set(&self, days: i64) {
+        self.date.send_modify(|now| *now += time::Duration::days(days));
     }
 }
 
 impl Clock for HandClock {
     fn now(&self) -> OffsetDateTime {
-        *self.0.borrow()
+        *self.date.borrow()
+    }
+    fn steady(&self) -> Duration {
+        *self.passed.borrow()
     }
     fn wait(&self, duration: Duration) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
-        let until = self.now() + duration;
-        let mut now = self.0.subscribe();
+        let until = self.steady() + duration;
+        let mut passed = self.passed.subscribe();
         Box::pin(async move {
-            now.wait_for(|now| *now >= until).await.unwrap();
+            passed.wait_for(|passed| *passed >= until).await.unwrap();
         })
     }
 }
@@ -47,7 +66,7 @@ impl TimeProvider for HandClock {
 }
 
 /// Agent and coordinator, both by a clock that is turned by hand.
-async fn aging_world() -> (Arc<HandClock>, World) {
+pub(super) async fn aging_world() -> (Arc<HandClock>, World) {
     let clock = HandClock::new();
     let world = world_at(clock.clone()).await;
     let config = server_config_at(&world.ca, clock.clone());
@@ -55,12 +74,12 @@ async fn aging_world() -> (Arc<HandClock>, World) {
     (clock, world)
 }
 
-fn shown(connection: &Connection) -> Vec<u8> {
+pub(super) fn shown(connection: &Connection) -> Vec<u8> {
     let chain = connection.peer_identity().unwrap();
     chain.downcast::<Vec<CertificateDer<'static>>>().unwrap()[0].to_vec()
 }
 
-fn public_key(csr_der: &[u8]) -> Vec<u8> {
+pub(super) fn public_key(csr_der: &[u8]) -> Vec<u8> {
     let (_, csr) = X509CertificationRequest::from_der(csr_der).unwrap();
     csr.verify_signature().unwrap();
     csr.certification_request_info
@@ -71,7 +90,7 @@ fn public_key(csr_der: &[u8]) -> Vec<u8> {
 }
 
 impl World {
-    fn stored(&self) -> Vec<u8> {
+    pub(super) fn stored(&self) -> Vec<u8> {
         let identity = identity::Identity::load(self.folder.path()).unwrap().unwrap();
         identity.certificate().to_vec()
     }
@@ -80,7 +99,7 @@ impl World {
         self.folder.path().join("identity/renewal.json")
     }
 
-    async fn until(&self, what: &str, so: impl Fn(&Self) -> bool) {
+    pub(super) async fn until(&self, what: &str, so: impl Fn(&Self) -> bool) {
         let waited = tokio::time::timeout(Duration::from_secs(20), async {
             while !so(self) {
                 tokio::task::yield_now().await;
@@ -89,13 +108,13 @@ impl World {
         assert!(waited.await.is_ok(), "not in time: {what}");
     }
 
-    fn says(&self, words: &str) -> bool {
+    pub(super) fn says(&self, words: &str) -> bool {
         let problem = Status::read(self.folder.path()).and_then(|status| status.problem);
         problem.is_some_and(|problem| problem.contains(words))
     }
 
     /// The agent is shut out because of its dates, and asks for another certificate: the connection on which it does.
-    async fn asked_back(&self) -> (Connection, SendStream, ReturnRequest) {
+    pub(super) async fn asked_back(&self) -> (Connection, SendStream, ReturnRequest) {
         loop {
             let incoming = within(self.endpoint.accept()).await.unwrap();
             if let Ok(connection) = within(async { incoming.await }).await {
@@ -108,7 +127,7 @@ impl World {
     }
 }
 
-async fn renewal_request(events: &mut RecvStream) -> Vec<u8> {
+pub(super) async fn renewal_request(events: &mut RecvStream) -> Vec<u8> {
     loop {
         if let Event::Renew { csr_der } = read(events).await {
             return csr_der;
@@ -160,7 +179,7 @@ async fn after_61_days_it_renews_and_keeps_the_old_until_the_new_is_welcomed() {
 
     // It comes with the new one, and until Welcome the old one is what it has.
     let (connection, mut control, _events, hello) = world.hello().await;
-    assert_eq!(hello.capabilities, [renew::CAPABILITY]);
+    assert_eq!(hello.capabilities, [renew::CAPABILITY, roots::CAPABILITY]);
     assert_eq!(shown(&connection), grant.certificate_der);
     assert_eq!(world.stored(), before);
     assert!(world.renewal().exists());
@@ -287,12 +306,16 @@ async fn a_clock_that_went_back_is_named_and_nothing_is_lost() {
     let (clock, world) = aging_world().await;
     let before = world.stored();
     let (connection, ..) = world.welcome(3).await;
-    clock.days(-365);
+    clock.set(-365);
     connection.close(close::BYE.into(), b"");
     let refused = within(async { world.endpoint.accept().await.unwrap().await }).await;
     assert!(refused.is_err(), "the agent judges the coordinator's certificate");
-    world.until("it says why", |world| world.says("set the clock")).await;
-    clock.days(365);
+    world
+        .until("it says why", |world| {
+            world.says("this node's clock was set back by 365 days")
+        })
+        .await;
+    clock.set(365);
     loop {
         let incoming = within(world.endpoint.accept()).await.unwrap();
         if let Ok(connection) = within(async { incoming.await }).await {
