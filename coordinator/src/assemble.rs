@@ -23,6 +23,7 @@ use crate::{
         apps::{Apps, AppsDeps},
         audit::Audit,
         auth::AuthService,
+        authority::Authority,
         catalog::{self, CatalogError, CatalogService},
         hosts::Hosts,
         join_tokens::JoinTokens,
@@ -130,7 +131,7 @@ impl std::fmt::Debug for Coordinator {
 }
 
 /// One coordinator per state folder: two would give out the same VMIDs.
-fn lock(config: &Config) -> Result<File, StartError> {
+pub(crate) fn lock(config: &Config) -> Result<File, StartError> {
     let path = config.state.join("coordinator.lock");
     let file = match OpenOptions::new().create(true).truncate(false).write(true).open(&path) {
         Ok(file) => file,
@@ -167,11 +168,15 @@ fn keep(
 impl Coordinator {
     /// Opens, binds and starts everything. What fails leaves nothing running.
     pub async fn start(config: &Config) -> Result<Self, StartError> {
+        Self::start_at(config, Arc::new(SystemClock)).await
+    }
+
+    /// The same by another clock.
+    pub async fn start_at(config: &Config, clock: SharedClock) -> Result<Self, StartError> {
         config.ensure_state()?;
         let lock = lock(config)?;
         let proxies = config.trusted_proxies().map_err(StartError::Proxies)?;
         let catalog = SharedCatalog::new(catalog::load(&config.catalog)?);
-        let clock: SharedClock = Arc::new(SystemClock);
         let (bus, live, inventories) = (Bus::default(), Live::default(), Inventories::default());
         let pki = Pki::open(&config.state, clock.now_ms())?;
         let signer = Signer::open(&config.state)?;
@@ -238,6 +243,12 @@ impl Coordinator {
         let token = stop.clone();
         keep(&tasks, &stop, &broken_tx, "reconciliation", async move {
             reconciler.run(token).await;
+        });
+
+        let authority = Authority::new(store.clone(), Arc::clone(&clock), pki.clone());
+        let token = stop.clone();
+        keep(&tasks, &stop, &broken_tx, "the watch over the authority", async move {
+            authority.run(token).await;
         });
 
         let setup = SetupCode::new(&config.state);

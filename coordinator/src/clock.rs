@@ -14,8 +14,19 @@ pub type UnixMs = i64;
 pub trait Clock: Send + Sync + 'static {
     /// Now.
     fn now_ms(&self) -> UnixMs;
+    /// How much time has passed since some moment; setting the clock does not change it.
+    fn steady(&self) -> Duration {
+        since_boot()
+    }
     /// Ends after `duration` of this clock's time.
     fn wait(&self, duration: Duration) -> Pin<Box<dyn Future<Output = ()> + Send>>;
+}
+
+/// Time since the machine booted, in which it may have slept.
+fn since_boot() -> Duration {
+    use nix::time::{ClockId, clock_gettime};
+    // It cannot fail for a clock that every Linux has; zero only means that no jump is noticed.
+    clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from)
 }
 
 /// A clock that rooms share.

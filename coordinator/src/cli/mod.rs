@@ -1,5 +1,6 @@
 //! The command line. Data goes to stdout, talk to stderr; each failure that has a remedy of its own has an exit code of its own ([`exit`]).
 
+mod ca;
 mod catalog;
 pub mod exit;
 mod password;
@@ -35,6 +36,9 @@ enum Subcommands {
     /// Join tokens, with which agents enrol
     #[command(subcommand)]
     Token(token::Token),
+    /// The certificate authority: how it stands, saving it, replacing its root
+    #[command(subcommand)]
+    Ca(ca::Ca),
     /// Accounts
     #[command(subcommand)]
     User(user::User),
@@ -68,6 +72,7 @@ fn dispatch(arguments: Arguments) -> Result<(), Failure> {
     match arguments.command {
         Subcommands::Serve => with_runtime(serve::execute(&config)),
         Subcommands::Token(token) => with_runtime(token.execute(&config)),
+        Subcommands::Ca(ca) => with_runtime(ca.execute(&config)),
         Subcommands::User(user) => with_runtime(user.execute(&config)),
         Subcommands::Catalog(catalog) => catalog.execute(&config),
     }

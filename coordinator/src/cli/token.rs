@@ -52,7 +52,8 @@ impl From<PkiError> for Failure {
     }
 }
 
-fn caller() -> Caller {
+/// Whoever has the machine.
+pub(super) fn caller() -> Caller {
     Caller {
         user_id: 0,
         username: "command line".into(),
@@ -89,7 +90,7 @@ fn line(token: &JoinTokenView) -> String {
     )
 }
 
-fn print(lines: impl Iterator<Item = String>) -> Result<(), Failure> {
+pub(super) fn print(lines: impl Iterator<Item = String>) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     for line in lines {
         writeln!(out, "{line}")

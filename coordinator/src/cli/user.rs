@@ -45,7 +45,10 @@ impl User {
             Self::Create {
                 name, password_file, ..
             }
-            | Self::Password { name, password_file } => (name.clone(), password::read(password_file.as_deref())?),
+            | Self::Password { name, password_file } => (
+                name.clone(),
+                password::read(password::PASSWORD, password_file.as_deref())?,
+            ),
         };
         let store = Store::open(&config.registry()).await?;
         let users = UserService::new(

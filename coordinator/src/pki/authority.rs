@@ -1,4 +1,4 @@
-//! The certificate authority: ECDSA P-256, ten years, in the state folder.
+//! One root: ECDSA P-256, ten years. What it signs: certificates of nodes, the coordinator's own, and the key of the root that follows it.
 
 use super::{
     NodeKey, PkiError,
@@ -6,14 +6,14 @@ use super::{
     random,
 };
 use crate::clock::UnixMs;
-use proximity_protocol::ids::NodeId;
+use proximity_protocol::{ids::NodeId, roots::Pin};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, PublicKeyData, SerialNumber,
 };
 use rustls_pki_types::{CertificateDer, pem::PemObject};
 use sha2::{Digest, Sha256};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use time::OffsetDateTime;
 use x509_parser::prelude::{FromDer, X509Certificate};
 use zeroize::Zeroizing;
@@ -24,6 +24,9 @@ const CA_VALIDITY_MS: i64 = 3652 * DAY_MS;
 pub const NODE_VALIDITY_MS: i64 = 90 * DAY_MS;
 /// Certificates begin this much earlier, so that a peer whose clock is a little behind takes them.
 const BACKDATE_MS: i64 = 3600 * 1000;
+/// How many roots may lie between a certificate and the root that a node knows: one for each rotation for which it was away. TLS libraries look no further
+/// than six.
+const ROOTS_BETWEEN: u8 = 4;
 
 /// A certificate that was given to a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,10 +41,46 @@ pub struct Issued {
     pub not_after: UnixMs,
 }
 
-pub(super) struct Authority {
-    issuer: Issuer<'static, KeyPair>,
-    certificate: CertificateDer<'static>,
-    pin: [u8; 32],
+/// A root as everybody may know it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Root {
+    /// Its certificate, signed by itself.
+    pub certificate: CertificateDer<'static>,
+    /// SHA-256 of its public key (SubjectPublicKeyInfo).
+    pub pin: Pin,
+    /// From when.
+    pub not_before: UnixMs,
+    /// Until when.
+    pub not_after: UnixMs,
+    subject: Vec<u8>,
+}
+
+impl Root {
+    /// Whether it has issued that certificate, by the name of the issuer: no two roots share one.
+    pub fn has_issued(&self, certificate: &[u8]) -> bool {
+        X509Certificate::from_der(certificate).is_ok_and(|(_, parsed)| parsed.issuer().as_raw() == self.subject)
+    }
+}
+
+pub(super) struct Authority(Issuer<'static, KeyPair>);
+
+/// Where the parts of the root `name` lie.
+pub(super) struct Files {
+    pub(super) key: PathBuf,
+    pub(super) certificate: PathBuf,
+    /// Its key, signed by the root before.
+    pub(super) cross: PathBuf,
+}
+
+impl Files {
+    pub(super) fn of(folder: &Path, name: &str) -> Self {
+        let file = |end: &str| folder.join(format!("{name}{end}"));
+        Self {
+            key: file(".key"),
+            certificate: file(".pem"),
+            cross: file(".cross.pem"),
+        }
+    }
 }
 
 fn moment(at: UnixMs) -> Result<OffsetDateTime, PkiError> {
@@ -62,57 +101,119 @@ fn serial() -> Result<[u8; 16], PkiError> {
     Ok(bytes)
 }
 
+fn damaged(path: &Path, detail: impl ToString) -> PkiError {
+    PkiError::Damaged {
+        path: path.to_owned(),
+        detail: detail.to_string(),
+    }
+}
+
+/// Reads a certificate in PEM.
+pub(super) fn read_certificate(path: &Path) -> Result<CertificateDer<'static>, PkiError> {
+    let pem = std::fs::read(path).map_err(|source| PkiError::File {
+        action: "read",
+        path: path.to_owned(),
+        source,
+    })?;
+    CertificateDer::from_pem_slice(&pem).map_err(|error| damaged(path, error))
+}
+
+/// Reads a root's certificate.
+pub(super) fn read_root(path: &Path) -> Result<Root, PkiError> {
+    let certificate = read_certificate(path)?;
+    let (pin, not_before, not_after, subject) = {
+        let (_, parsed) = X509Certificate::from_der(&certificate).map_err(|error| damaged(path, error))?;
+        (
+            Sha256::digest(parsed.public_key().raw).into(),
+            parsed.validity().not_before.timestamp().saturating_mul(1000),
+            parsed.validity().not_after.timestamp().saturating_mul(1000),
+            parsed.subject().as_raw().to_vec(),
+        )
+    };
+    Ok(Root {
+        certificate,
+        pin,
+        not_before,
+        not_after,
+        subject,
+    })
+}
+
+fn read_key(file: &KeyFile, pem: &[u8]) -> Result<KeyPair, PkiError> {
+    let text = std::str::from_utf8(pem).map_err(|error| damaged(file.path(), error))?;
+    KeyPair::from_pem(text).map_err(|error| damaged(file.path(), error))
+}
+
+fn new_key() -> Result<Zeroizing<Vec<u8>>, PkiError> {
+    let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
+    Ok(Zeroizing::new(key.serialize_pem().into_bytes()))
+}
+
+/// Makes the first root, or what a crash has left out of it. A certificate whose key is gone is not replaced.
+pub(super) fn make_first(files: &Files, now: UnixMs) -> Result<(), PkiError> {
+    let key_file = KeyFile::new(files.key.clone());
+    if files.certificate.exists() && key_file.read()?.is_none() {
+        return Err(PkiError::Incomplete {
+            present: files.certificate.clone(),
+            missing: files.key.clone(),
+        });
+    }
+    let pem = key_file.read_or_make(new_key)?;
+    // The key came first: a crash in between leaves it alone, and the certificate is made now. The pin speaks of the key only.
+    if files.certificate.exists() {
+        return Ok(());
+    }
+    let key = read_key(&key_file, &pem)?;
+    let certificate = root_params("Proximity coordinator CA", now, None)?.self_signed(&key)?;
+    place(&files.certificate, certificate.pem().as_bytes(), 0o644)
+}
+
+/// Makes the root that follows `before`: key, certificate, and the key signed by the root before, so that a node that knows only that one believes this one.
+pub(super) fn make_next(files: &Files, before: (&Authority, &Root), now: UnixMs) -> Result<(), PkiError> {
+    let key_file = KeyFile::new(files.key.clone());
+    let pem = key_file.read_or_make(new_key)?;
+    let key = read_key(&key_file, &pem)?;
+    let pin: Pin = Sha256::digest(key.subject_public_key_info()).into();
+    // A name of its own: a chain is looked for by names.
+    let name = format!("Proximity coordinator CA {}", data_encoding::HEXLOWER.encode(&pin[..4]));
+    let certificate = root_params(&name, now, None)?.self_signed(&key)?;
+    place(&files.certificate, certificate.pem().as_bytes(), 0o644)?;
+    let mut crossing = root_params(&name, now, Some(before.1.not_after))?;
+    crossing.use_authority_key_identifier_extension = true;
+    let cross = crossing.signed_by(&key, &before.0.0)?;
+    place(&files.cross, cross.pem().as_bytes(), 0o644)
+}
+
+fn root_params(name: &str, now: UnixMs, not_after: Option<UnixMs>) -> Result<CertificateParams, PkiError> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = named(name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(ROOTS_BETWEEN));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params.serial_number = Some(SerialNumber::from_slice(&serial()?));
+    // A day back, as for the server's certificate: nodes judge it by their clocks.
+    params.not_before = moment(now.saturating_sub(DAY_MS))?;
+    params.not_after = moment(not_after.unwrap_or_else(|| now.saturating_add(CA_VALIDITY_MS)))?;
+    Ok(params)
+}
+
 impl Authority {
-    pub(super) fn open(folder: &Path, now: UnixMs) -> Result<Self, PkiError> {
-        let key_file = KeyFile::new(folder.join("ca.key"));
-        let pem_path = folder.join("ca.pem");
-        let damaged = |path: &Path| {
-            let path = path.to_owned();
-            move |detail: String| PkiError::Damaged { path, detail }
+    /// Reads the key of `root`; `None` if there is none.
+    pub(super) fn read(files: &Files, root: &Root) -> Result<Option<Self>, PkiError> {
+        let key_file = KeyFile::new(files.key.clone());
+        let Some(pem) = key_file.read()? else {
+            return Ok(None);
         };
-        if pem_path.exists() && key_file.read()?.is_none() {
-            return Err(PkiError::Incomplete {
-                present: pem_path,
-                missing: key_file.path().to_owned(),
-            });
+        let key = read_key(&key_file, &pem)?;
+        let pin: Pin = Sha256::digest(key.subject_public_key_info()).into();
+        if pin != root.pin {
+            return Err(damaged(
+                &files.certificate,
+                format!("it is not the certificate of {}", files.key.display()),
+            ));
         }
-        let key_pem = key_file.read_or_make(|| {
-            let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
-            Ok(Zeroizing::new(key.serialize_pem().into_bytes()))
-        })?;
-        let text = std::str::from_utf8(&key_pem).map_err(|error| damaged(key_file.path())(error.to_string()))?;
-        let key = KeyPair::from_pem(text).map_err(|error| damaged(key_file.path())(error.to_string()))?;
-        let spki = key.subject_public_key_info();
-        // The key came first: a crash in between leaves it alone, and the certificate is made now. The pin speaks of the key only.
-        if !pem_path.exists() {
-            place(&pem_path, own_certificate(&key, now)?.pem().as_bytes(), 0o644)?;
-        }
-        let pem = std::fs::read(&pem_path).map_err(|source| PkiError::File {
-            action: "read",
-            path: pem_path.clone(),
-            source,
-        })?;
-        let certificate =
-            CertificateDer::from_pem_slice(&pem).map_err(|error| damaged(&pem_path)(error.to_string()))?;
-        let (_, parsed) =
-            X509Certificate::from_der(&certificate).map_err(|error| damaged(&pem_path)(error.to_string()))?;
-        if parsed.public_key().raw != spki {
-            return Err(damaged(&pem_path)("it is not the certificate of ca.key".into()));
-        }
-        let issuer = Issuer::from_ca_cert_der(&certificate, key).map_err(|e| damaged(&pem_path)(e.to_string()))?;
-        Ok(Self {
-            issuer,
-            pin: Sha256::digest(&spki).into(),
-            certificate,
-        })
-    }
-
-    pub(super) fn certificate(&self) -> &CertificateDer<'static> {
-        &self.certificate
-    }
-
-    pub(super) fn pin(&self) -> [u8; 32] {
-        self.pin
+        let issuer =
+            Issuer::from_ca_cert_der(&root.certificate, key).map_err(|error| damaged(&files.certificate, error))?;
+        Ok(Some(Self(issuer)))
     }
 
     pub(super) fn issue(&self, node: NodeId, key: &NodeKey, now: UnixMs) -> Result<Issued, PkiError> {
@@ -151,7 +252,7 @@ impl Authority {
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.use_authority_key_identifier_extension = true;
-        let certificate = params.signed_by(key, &self.issuer)?;
+        let certificate = params.signed_by(key, &self.0)?;
         Ok(Issued {
             serial: data_encoding::HEXLOWER.encode(&serial),
             der: certificate.der().to_vec(),
@@ -159,16 +260,4 @@ impl Authority {
             not_after: until.unix_timestamp().saturating_mul(1000),
         })
     }
-}
-
-fn own_certificate(key: &KeyPair, now: UnixMs) -> Result<rcgen::Certificate, PkiError> {
-    let mut params = CertificateParams::default();
-    params.distinguished_name = named("Proximity coordinator CA");
-    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    params.serial_number = Some(SerialNumber::from_slice(&serial()?));
-    // A day back, as for the server's certificate: nodes judge it by their clocks.
-    params.not_before = moment(now.saturating_sub(DAY_MS))?;
-    params.not_after = moment(now.saturating_add(CA_VALIDITY_MS))?;
-    Ok(params.self_signed(key)?)
 }

@@ -1,7 +1,8 @@
 //! The coordinator's own certificate. Its key is made at each start and stays in memory: what is not stored cannot be stolen from a backup.
 
-use super::{Pki, PkiError};
+use super::{Pki, PkiError, rotation::Standing};
 use crate::clock::{SharedClock, UnixMs};
+use proximity_protocol::roots::Pin;
 use rcgen::KeyPair;
 use rustls::{
     server::{ClientHello, ResolvesServerCert},
@@ -15,6 +16,8 @@ use std::{
 
 struct Current {
     key: Arc<CertifiedKey>,
+    /// The root that has signed it.
+    pin: Pin,
     /// Before it the clock has been set back, and nodes would take the certificate for one of the future.
     not_before: UnixMs,
     renew_at: UnixMs,
@@ -39,10 +42,16 @@ impl ServerCertificate {
         Ok(Self { pki, clock, current })
     }
 
+    /// The chain that the next handshake shows.
+    #[cfg(test)]
+    pub(super) fn shown(&self) -> Vec<CertificateDer<'static>> {
+        self.current().cert.clone()
+    }
+
     fn current(&self) -> Arc<CertifiedKey> {
         let now = self.clock.now_ms();
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        if now >= current.renew_at || now < current.not_before {
+        if now >= current.renew_at || now < current.not_before || current.pin != self.pki.ca_pin() {
             match make(&self.pki, now) {
                 Ok(next) => *current = next,
                 // The old one is usually good for another month: keep serving, and say it at each handshake.
@@ -54,14 +63,22 @@ impl ServerCertificate {
 }
 
 fn make(pki: &Pki, now: UnixMs) -> Result<Current, PkiError> {
+    let authorities = pki.current();
+    let (held, authority) = authorities.signing();
     let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
-    let issued = pki.0.authority.issue_server(&key, now)?;
+    let issued = authority.issue_server(&key, now)?;
     let private = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
     let signer = rustls::crypto::aws_lc_rs::sign::any_ecdsa_type(&private)?;
-    // The authority's certificate goes along: a node that enrols has only its pin.
-    let chain = vec![CertificateDer::from(issued.der), pki.ca_der().clone()];
+    let mut chain = vec![CertificateDer::from(issued.der)];
+    // For a node that knows an older root only: the way from there to the one that signs, newest first.
+    chain.extend(authorities.held.iter().rev().filter_map(|held| held.cross.clone()));
+    // For one that has nothing but the pin in its join token: the roots that a token may pin.
+    let pinned = [Standing::Signing, Standing::Outgoing];
+    let pinned = authorities.held.iter().filter(|held| pinned.contains(&held.standing));
+    chain.extend(pinned.map(|held| held.root.certificate.clone()));
     Ok(Current {
         key: Arc::new(CertifiedKey::new(chain, signer)),
+        pin: held.root.pin,
         not_before: issued.not_before,
         renew_at: now.saturating_add((issued.not_after - now) / 3 * 2),
     })

@@ -195,7 +195,8 @@ impl JoinTokens {
         let now = self.clock.now_ms();
         let id = JoinTokenId(Uuid::new_v4());
         let secret = Secret256::new(pki::random()?);
-        let token = JoinToken::new(self.addresses.to_vec(), self.pki.ca_pin(), id, secret)
+        let pin = self.pki.ca_pin();
+        let token = JoinToken::new(self.addresses.to_vec(), pin, id, secret)
             .map_err(|error| ServiceError::Internal(format!("the configuration's `advertise` does not do: {error}")))?;
         let row = JoinTokenRow {
             id,
@@ -210,6 +211,7 @@ impl JoinTokens {
             spent_at: None,
             spent_spki: None,
             spent_serial: None,
+            ca_pin: Some(pin.to_vec()),
         };
         let mut tx = self.store.begin().await?;
         if let Some(host) = new.host_id

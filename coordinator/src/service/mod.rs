@@ -5,6 +5,7 @@ pub mod operations;
 
 pub mod audit;
 pub mod auth;
+pub mod authority;
 pub mod catalog;
 pub mod enrolment;
 pub mod hosts;

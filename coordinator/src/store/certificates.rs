@@ -150,3 +150,15 @@ pub async fn expiries(tx: &mut Connection) -> Result<HashMap<NodeId, UnixMs>, St
         .map(|row| Ok((parse(row, "node_id")?, column(row, "not_after")?)))
         .collect()
 }
+
+/// The newest certificate of each node that is not revoked; of nodes that have one.
+pub async fn newest_of_nodes(tx: &mut Connection) -> Result<HashMap<NodeId, CertificateRow>, StoreError> {
+    let rows = sqlx::query(
+        "SELECT c.* FROM certificates c JOIN (SELECT MAX(rowid) AS newest FROM certificates WHERE revoked_at IS NULL GROUP BY node_id) n ON c.rowid = n.newest",
+    )
+    .fetch_all(tx)
+    .await?;
+    rows.iter()
+        .map(|row| certificate(row).map(|row| (row.node_id, row)))
+        .collect()
+}

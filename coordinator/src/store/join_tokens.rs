@@ -35,6 +35,8 @@ pub struct JoinTokenRow {
     pub spent_spki: Option<Vec<u8>>,
     /// The certificate that it brought.
     pub spent_serial: Option<String>,
+    /// The root that it pins; `None`: made before there could be another than the first.
+    pub ca_pin: Option<Vec<u8>>,
 }
 
 fn token(row: &SqliteRow) -> Result<JoinTokenRow, StoreError> {
@@ -51,14 +53,15 @@ fn token(row: &SqliteRow) -> Result<JoinTokenRow, StoreError> {
         spent_at: column(row, "spent_at")?,
         spent_spki: column(row, "spent_spki")?,
         spent_serial: column(row, "spent_serial")?,
+        ca_pin: column(row, "ca_pin")?,
     })
 }
 
 /// Adds one that is neither spent nor revoked.
 pub async fn insert(tx: &mut Connection, row: &JoinTokenRow) -> Result<(), StoreError> {
     sqlx::query(
-        "INSERT INTO join_tokens (id, secret_hash, host_id, node_name, allowed_cidr, created_by, created_at, expires_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+        "INSERT INTO join_tokens (id, secret_hash, host_id, node_name, allowed_cidr, created_by, created_at, expires_at, ca_pin)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
     )
     .bind(row.id.to_string())
     .bind(&row.secret_hash)
@@ -68,6 +71,7 @@ pub async fn insert(tx: &mut Connection, row: &JoinTokenRow) -> Result<(), Store
     .bind(&row.created_by)
     .bind(row.created_at)
     .bind(row.expires_at)
+    .bind(&row.ca_pin)
     .execute(tx)
     .await?;
     Ok(())

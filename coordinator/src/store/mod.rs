@@ -11,6 +11,7 @@ pub mod events;
 pub mod fleet;
 pub mod hosts;
 pub mod join_tokens;
+pub mod node_trust;
 pub mod nodes;
 pub mod operations;
 pub mod reservations;
@@ -223,4 +224,14 @@ pub async fn audit(tx: &mut SqliteConnection, at: UnixMs, entry: &AuditEntry) ->
         .execute(tx)
         .await?;
     Ok(())
+}
+
+/// The newest time that the audit or a node's last connection bears: what the clock once said.
+pub async fn newest_time(tx: &mut SqliteConnection) -> Result<Option<UnixMs>, StoreError> {
+    let (at,): (Option<i64>,) = sqlx::query_as(
+        "SELECT MAX(at) FROM (SELECT MAX(at) AS at FROM audit UNION ALL SELECT MAX(last_seen) FROM nodes)",
+    )
+    .fetch_one(tx)
+    .await?;
+    Ok(at)
 }

@@ -2,7 +2,7 @@
 
 use super::{Connections, Deps, Limits, enroll, link};
 use crate::service::enrolment::Enrolment;
-use proximity_protocol::{ALPN_ENROLL, ALPN_LINK, close};
+use proximity_protocol::{ALPN_ENROLL, ALPN_ENROLL_2, ALPN_LINK, close};
 use quinn::{Connection, Endpoint, Incoming, crypto::rustls::HandshakeData};
 use rustls_pki_types::CertificateDer;
 use std::{
@@ -53,7 +53,10 @@ pub(super) struct Door {
 /// Who is there after the handshake.
 enum Visitor {
     /// Wants a certificate.
-    Newcomer,
+    Newcomer {
+        /// Whether it knows of roots that follow each other.
+        follows: bool,
+    },
     /// Has one of our authority; the registry has not been asked yet.
     Holder(CertificateDer<'static>),
     /// Has none, and does not ask for one.
@@ -70,7 +73,8 @@ fn who(connection: &Connection) -> Visitor {
         .and_then(|identity| identity.downcast::<Vec<CertificateDer<'static>>>().ok())
         .and_then(|chain| chain.into_iter().next());
     match (protocol.as_deref(), certificate) {
-        (Some(protocol), _) if protocol == ALPN_ENROLL => Visitor::Newcomer,
+        (Some(protocol), _) if protocol == ALPN_ENROLL => Visitor::Newcomer { follows: false },
+        (Some(protocol), _) if protocol == ALPN_ENROLL_2 => Visitor::Newcomer { follows: true },
         (Some(protocol), Some(certificate)) if protocol == ALPN_LINK => Visitor::Holder(certificate),
         _ => Visitor::Nobody,
     }
@@ -161,7 +165,7 @@ impl Door {
             Err(_) => return tracing::debug!(%remote, "the handshake took too long"),
         };
         match who(&connection) {
-            Visitor::Newcomer => enroll::serve(&self, connection, deadline, turn).await,
+            Visitor::Newcomer { follows } => enroll::serve(&self, connection, follows, deadline, turn).await,
             Visitor::Holder(certificate) => link::serve(&self, connection, certificate, deadline, turn).await,
             Visitor::Nobody => {
                 tracing::debug!(%remote, "a peer without a certificate; closed");

@@ -1,15 +1,17 @@
 //! Whether a certificate's holder may come in: by what the registry says now, not by the signature alone.
 
-use super::Deps;
-use crate::store::{self, AuditEntry, Connection, Store, StoreError, certificates, hosts, nodes};
+use super::{Deps, connections::Link};
+use crate::store::{self, AuditEntry, Connection, Store, StoreError, certificates, hosts, node_trust, nodes};
 use proximity_protocol::{
     close,
     fault::{Fault, FaultKind},
     hello::Hello,
     ids::NodeId,
     observed::NodeFacts,
+    roots::{self, Pin, ROOTS_MAX},
 };
 use rustls_pki_types::CertificateDer;
+use std::sync::PoisonError;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 /// Why not.
@@ -76,6 +78,8 @@ pub(super) async fn register(
     facts(deps, &mut tx, node, &hello.facts).await?;
     let version: String = hello.agent_version.chars().take(60).collect();
     nodes::set_agent_version(&mut tx, node, &version).await?;
+    let follows = hello.capabilities.iter().any(|name| name == roots::CAPABILITY);
+    node_trust::greeted(&mut tx, node, follows).await?;
     let now = deps.clock.now_ms();
     let superseded = certificates::supersede_older(&mut tx, now, node, &serial).await?;
     if superseded > 0 {
@@ -100,6 +104,25 @@ pub(super) async fn refresh(deps: &Deps, node: NodeId, fresh: &NodeFacts) -> Res
     let mut tx = deps.store.begin().await?;
     facts(deps, &mut tx, node, fresh).await?;
     tx.commit().await.map_err(StoreError::from)?;
+    Ok(())
+}
+
+/// The agent has these roots on its disk.
+pub(super) async fn roots_stored(deps: &Deps, node: NodeId, link: &Link, mut pins: Vec<Pin>) -> Result<(), Refusal> {
+    let words: Vec<String> = pins
+        .iter()
+        .take(ROOTS_MAX)
+        .map(|pin| data_encoding::HEXLOWER.encode(pin))
+        .collect();
+    let known = node_trust::get(&mut *deps.store.read().await?, node).await?;
+    if known.roots != words {
+        let mut tx = deps.store.begin().await?;
+        node_trust::set_roots(&mut tx, node, &words).await?;
+        tx.commit().await.map_err(StoreError::from)?;
+        tracing::info!(node_id = %node, count = words.len(), "the agent has stored the coordinator's roots");
+    }
+    pins.truncate(ROOTS_MAX);
+    *link.stored.lock().unwrap_or_else(PoisonError::into_inner) = pins;
     Ok(())
 }
 

@@ -51,7 +51,7 @@ pub(super) async fn execute(
     let (mut send, mut recv) = link.connection.open_bi().await.map_err(|_| CommandError::Lost)?;
     // Below the control stream; an error means that the stream is gone, which the next line finds too.
     let _ = send.set_priority(1);
-    frames::write(&mut send, link.version, command)
+    frames::write(&mut send, link.greeting.version, command)
         .await
         .map_err(|error| failed(link, &error))?;
     let _ = send.finish();

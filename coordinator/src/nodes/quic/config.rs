@@ -6,17 +6,12 @@
 use super::{Deps, ListenError};
 use crate::{clock::SharedClock, pki::Pki};
 use aws_lc_rs::{hkdf, hmac};
-use proximity_protocol::{ALPN_ENROLL, ALPN_LINK};
+use proximity_protocol::{ALPN_ENROLL, ALPN_ENROLL_2, ALPN_LINK};
 use quinn::{
     ConnectionId, ConnectionIdGenerator, Endpoint, EndpointConfig, IdleTimeout, ServerConfig, TransportConfig, VarInt,
     crypto::rustls::QuicServerConfig,
 };
-use rustls::{
-    RootCertStore,
-    pki_types::UnixTime,
-    server::{NoServerSessionStorage, WebPkiClientVerifier},
-    time_provider::TimeProvider,
-};
+use rustls::{pki_types::UnixTime, server::NoServerSessionStorage, time_provider::TimeProvider};
 use std::{
     net::{SocketAddr, UdpSocket},
     sync::Arc,
@@ -95,23 +90,17 @@ impl TimeProvider for ClockTime {
     }
 }
 
-/// A certificate is asked for, and if one comes it must be of our authority, or the handshake fails. Only enrolment goes on without one: TLS cannot decide that
+/// A certificate is asked for, and if one comes it must be of a root that is trusted now, or the handshake fails. Only enrolment goes on without one: TLS cannot decide that
 /// by ALPN, so `accept` does, before it opens or reads a stream.
 fn tls(pki: &Pki, clock: &SharedClock) -> Result<rustls::ServerConfig, ListenError> {
     let bad = |error: &dyn std::fmt::Display| ListenError::Tls(error.to_string());
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut roots = RootCertStore::empty();
-    roots.add(pki.ca_der().clone()).map_err(|e| bad(&e))?;
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
-        .allow_unauthenticated()
-        .build()
-        .map_err(|e| bad(&e))?;
     let mut tls = rustls::ServerConfig::builder_with_details(provider, Arc::new(ClockTime(Arc::clone(clock))))
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(|e| bad(&e))?
-        .with_client_cert_verifier(verifier)
+        .with_client_cert_verifier(Arc::new(pki.client_roots()?))
         .with_cert_resolver(Arc::new(pki.server_certificate(Arc::clone(clock))?));
-    tls.alpn_protocols = vec![ALPN_LINK.to_vec(), ALPN_ENROLL.to_vec()];
+    tls.alpn_protocols = vec![ALPN_LINK.to_vec(), ALPN_ENROLL_2.to_vec(), ALPN_ENROLL.to_vec()];
     tls.send_tls13_tickets = 0;
     tls.session_storage = Arc::new(NoServerSessionStorage {});
     tls.max_early_data_size = 0;

@@ -11,11 +11,12 @@ use proximity_protocol::{
     event::Notice,
     fault::{Fault, FaultKind},
     ids::{BootId, NodeId, OperationId, ProcessId, StepKey},
+    roots::Pin,
 };
 use std::{
     collections::HashMap,
     sync::{
-        Arc, PoisonError, RwLock,
+        Arc, Mutex, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -38,15 +39,25 @@ pub(super) struct Received {
     pub(super) inventories: u64,
 }
 
-/// One connected agent.
-#[derive(Debug)]
-pub(super) struct Link {
-    pub(super) connection: quinn::Connection,
+/// What a Hello and the certificate below it said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Greeting {
     pub(super) boot: BootId,
     pub(super) process: ProcessId,
     pub(super) version: u16,
     /// Of the certificate that it came with.
     pub(super) serial: String,
+    /// Whether it can follow from root to root.
+    pub(super) follows: bool,
+}
+
+/// One connected agent.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) connection: quinn::Connection,
+    pub(super) greeting: Greeting,
+    /// The roots that it has said to have on its disk.
+    pub(super) stored: Mutex<Vec<Pin>>,
     pub(super) notices: mpsc::Sender<Notice>,
     pub(super) received: watch::Receiver<Received>,
     /// Welcome was sent: before, it holds the place but takes no commands.
@@ -56,23 +67,23 @@ pub(super) struct Link {
 impl Link {
     pub(super) fn new(
         connection: quinn::Connection,
-        boot: BootId,
-        process: ProcessId,
-        version: u16,
-        serial: String,
+        greeting: Greeting,
         notices: mpsc::Sender<Notice>,
         received: watch::Receiver<Received>,
     ) -> Self {
         Self {
             connection,
-            boot,
-            process,
-            version,
-            serial,
+            greeting,
+            stored: Mutex::default(),
             notices,
             received,
             open: AtomicBool::new(false),
         }
+    }
+
+    /// Whether it has that root on its disk.
+    pub(super) fn has_stored(&self, pin: &Pin) -> bool {
+        self.stored.lock().unwrap_or_else(PoisonError::into_inner).contains(pin)
     }
 
     pub(super) fn close(&self, code: u32, reason: &str) {
@@ -128,15 +139,15 @@ impl Connections {
         let mut places = self.places.write().unwrap_or_else(PoisonError::into_inner);
         let past = places.past_boots.entry(node).or_default();
         past.retain(|(_, at)| now - at < BOOT_MEMORY_MS);
-        if past.iter().any(|(boot, _)| *boot == link.boot) {
+        if past.iter().any(|(boot, _)| *boot == link.greeting.boot) {
             return Seat::Cloned;
         }
         let replaced = places.links.insert(node, Arc::clone(link));
         if let Some(old) = &replaced
-            && old.boot != link.boot
+            && old.greeting.boot != link.greeting.boot
         {
             let past = places.past_boots.entry(node).or_default();
-            past.push((old.boot, now));
+            past.push((old.greeting.boot, now));
             let over = past.len().saturating_sub(BOOT_MEMORY);
             past.drain(..over);
         }
@@ -178,6 +189,17 @@ impl Connections {
     fn notify(&self, node: NodeId, notice: Notice) -> bool {
         self.link(node)
             .is_some_and(|link| link.notices.try_send(notice).is_ok())
+    }
+
+    /// Sends a notice to every agent that can follow from root to root.
+    pub(super) fn tell_followers(&self, notice: &Notice) {
+        let places = self.places.read().unwrap_or_else(PoisonError::into_inner);
+        for (node, link) in places.links.iter().filter(|(_, link)| link.greeting.follows) {
+            // To one that is not welcomed yet as well: it is read after Welcome, which may have been written before the change.
+            if link.notices.try_send(notice.clone()).is_err() {
+                tracing::warn!(node_id = %node, "the agent was not told of the change; its next Welcome tells it");
+            }
+        }
     }
 
     async fn refreshed(&self, node: NodeId) -> Result<(), CommandError> {

@@ -7,6 +7,7 @@ use super::{
     connections::{Link, Received},
     frames::{self, FrameError},
 };
+use crate::service::enrolment::Asking;
 use proximity_protocol::{
     close,
     codec::CodecError,
@@ -57,7 +58,7 @@ pub(super) async fn hold(
         reason = link.connection.closed() => (close::BYE, reason.to_string()),
         ended = events(door, node, link, &session, recv, received) => ended,
         ended = figures(door, node, link, &session) => ended,
-        ended = notices(link.version, send, waiting) => ended,
+        ended = notices(link.greeting.version, send, waiting) => ended,
     }
 }
 
@@ -106,8 +107,15 @@ async fn events(
                 tracing::info!(node_id = %node, %vmid, "a container changed its state without us");
             }
             Event::Renew { csr_der } => {
-                let remote = link.connection.remote_address().ip();
-                let answer = match door.enrolment.renew(node, &link.serial, &csr_der, remote).await {
+                let asking = Asking {
+                    remote: link.connection.remote_address().ip(),
+                    follows: link.has_stored(&door.deps.pki.ca_pin()),
+                };
+                let answer = match door
+                    .enrolment
+                    .renew(node, &link.greeting.serial, &csr_der, asking)
+                    .await
+                {
                     Ok(grant) => {
                         tracing::info!(node_id = %node, not_after_unix_s = grant.not_after_unix_s, "the node's certificate is renewed");
                         Notice::Renewed(Box::new(grant))
@@ -122,7 +130,9 @@ async fn events(
                 }
             }
             Event::RootsStored { pins } => {
-                tracing::debug!(node_id = %node, count = pins.len(), "the agent has stored its roots")
+                if let Err(refusal) = admission::roots_stored(&door.deps, node, link, pins).await {
+                    return (refusal.code(), refusal.to_string());
+                }
             }
             Event::Stopping => tracing::info!(node_id = %node, "the agent stops"),
         }

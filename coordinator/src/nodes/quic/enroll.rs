@@ -5,7 +5,7 @@ use super::{
     accept::{Door, Turn},
     frames::{self, FrameError},
 };
-use crate::nodes::NodeQueries as _;
+use crate::{nodes::NodeQueries as _, service::enrolment::Asking};
 use proximity_protocol::{
     VERSION_MIN, close,
     codec::Message,
@@ -42,7 +42,8 @@ async fn read(recv: &mut RecvStream) -> Result<Option<Request>, FrameError> {
     }))
 }
 
-pub(super) async fn serve(door: &Door, connection: Connection, deadline: Instant, turn: Turn) {
+/// `follows`: the protocol that was agreed on lets the answer name roots that the peer does not know yet.
+pub(super) async fn serve(door: &Door, connection: Connection, follows: bool, deadline: Instant, turn: Turn) {
     let remote = connection.remote_address();
     let asked = async {
         let (send, mut recv) = connection.accept_bi().await.map_err(|error| error.to_string())?;
@@ -71,7 +72,7 @@ pub(super) async fn serve(door: &Door, connection: Connection, deadline: Instant
             timeout(FAREWELL, tell(&connection, &mut send, &reply)).await
         }
         Request::Return(request) => {
-            let Some(reply) = come_back(door, &connection, &request).await else {
+            let Some(reply) = come_back(door, &connection, &request, follows).await else {
                 connection.close(close::PROTOCOL.into(), b"this connection cannot carry a proof");
                 return;
             };
@@ -126,13 +127,22 @@ async fn join(door: &Door, connection: &Connection, request: EnrollRequest) -> E
 }
 
 /// `None`: TLS gives no keying material, which it always does after a handshake.
-async fn come_back(door: &Door, connection: &Connection, request: &ReturnRequest) -> Option<ReturnReply> {
+async fn come_back(
+    door: &Door,
+    connection: &Connection,
+    request: &ReturnRequest,
+    follows: bool,
+) -> Option<ReturnReply> {
     let remote = connection.remote_address();
     let mut challenge = [0; RETURN_CHALLENGE_LEN];
     connection
         .export_keying_material(&mut challenge, RETURN_LABEL, b"")
         .ok()?;
-    let reply = door.enrolment.come_back(request, &challenge, remote.ip()).await;
+    let asking = Asking {
+        remote: remote.ip(),
+        follows,
+    };
+    let reply = door.enrolment.come_back(request, &challenge, asking).await;
     match &reply {
         ReturnReply::Granted(Grant { node, .. }) => {
             tracing::info!(%remote, node_id = %node, "a node whose certificate had expired has proven its key and got another");

@@ -9,7 +9,7 @@ use super::{
     accept::{Door, Turn},
     admission::{self, Refusal},
     config,
-    connections::{self, Link, NOTICES_WAITING, Received, Seat},
+    connections::{self, Greeting, Link, NOTICES_WAITING, Received, Seat},
     conversation,
     frames::{self, FrameError},
     presence,
@@ -21,7 +21,7 @@ use proximity_protocol::{
     fault::Fault,
     hello::{Hello, HelloReply, OpenJob, Welcome},
     ids::{NodeId, OperationId},
-    renew,
+    renew, roots,
     session::CoordinatorSession,
 };
 use quinn::{Connection, RecvStream, SendStream};
@@ -169,19 +169,18 @@ async fn occupy(door: &Door, connection: Connection, own: Own, greeted: Greeted,
     } = own;
     let (notices, waiting) = mpsc::channel(NOTICES_WAITING);
     let (received, receiver) = watch::channel(Received::default());
-    let link = Arc::new(Link::new(
-        connection,
-        hello.boot,
-        hello.process,
+    let greeting = Greeting {
+        boot: hello.boot,
+        process: hello.process,
         version,
         serial,
-        notices,
-        receiver,
-    ));
+        follows: names(&hello, roots::CAPABILITY),
+    };
+    let link = Arc::new(Link::new(connection, greeting, notices, receiver));
     match door.connections.seat(node, &link, door.deps.clock.now_ms()) {
         Seat::Taken { replaced: None } => {}
         Seat::Taken { replaced: Some(old) } => {
-            tracing::info!(node_id = %node, same_process = old.process == link.process, "a newer connection of the agent takes over");
+            tracing::info!(node_id = %node, same_process = old.greeting.process == link.greeting.process, "a newer connection of the agent takes over");
             connections::replaced(&old);
         }
         Seat::Cloned => {
@@ -255,10 +254,17 @@ fn told(written: Result<(), crate::store::StoreError>, node: NodeId) {
 async fn first_notices(door: &Door, hello: &Hello) -> Result<Vec<Notice>, Refusal> {
     let mut notices = settled(door, &hello.open_jobs).await?;
     // An agent that does not name it could not read the notice, and with it its Welcome.
-    if hello.capabilities.iter().any(|name| name == renew::CAPABILITY) {
+    if names(hello, renew::CAPABILITY) {
         notices.push(Notice::MayRenew);
     }
+    if names(hello, roots::CAPABILITY) {
+        notices.push(Notice::Roots(Box::new(door.deps.pki.told())));
+    }
     Ok(notices)
+}
+
+fn names(hello: &Hello, capability: &str) -> bool {
+    hello.capabilities.iter().any(|name| name == capability)
 }
 
 /// Jobs that the registry has settled, or never heard of: the agent may forget them.

@@ -22,8 +22,9 @@ pub use config::Limits;
 pub use connections::Connections;
 
 use crate::{clock::SharedClock, events::Bus, live::Live, nodes::inventories::Inventories, pki::Pki, store::Store};
-use proximity_protocol::{close, ids::Epoch};
+use proximity_protocol::{close, event::Notice, ids::Epoch};
 use std::{net::SocketAddr, sync::Arc};
+use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// What the listener works with.
@@ -82,6 +83,24 @@ impl std::fmt::Debug for Listener {
     }
 }
 
+/// Tells every agent that can follow whenever the roots have changed.
+async fn roots_told(
+    pki: Pki,
+    mut changes: watch::Receiver<()>,
+    connections: Arc<Connections>,
+    stop: CancellationToken,
+) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            changed = changes.changed() => if changed.is_err() {
+                return;
+            }
+        }
+        connections.tell_followers(&Notice::Roots(Box::new(pki.told())));
+    }
+}
+
 impl Listener {
     /// Binds (port 0 takes any free one) and starts to accept, with the limits of the product. Call within a tokio runtime.
     pub fn bind(address: SocketAddr, deps: Deps) -> Result<Self, ListenError> {
@@ -109,6 +128,12 @@ impl Listener {
             deps.clone(),
             Arc::clone(&connections),
             seen,
+            stop.clone(),
+        ));
+        tasks.spawn(roots_told(
+            deps.pki.clone(),
+            deps.pki.changes(),
+            Arc::clone(&connections),
             stop.clone(),
         ));
         tasks.close();

@@ -12,15 +12,18 @@ mod leave;
 mod place;
 mod renewal;
 
+pub use renewal::Asking;
+
 use crate::{
     clock::{SharedClock, UnixMs, rfc3339},
     domain::network::IpNet,
     events::{Bus, Event, NewEvent},
-    pki::{NodeKey, Pki, PkiError},
+    pki::{Issued, NodeKey, Pki, PkiError},
     store::{
         self, AuditEntry, Store, StoreError, Tx,
         certificates::{self, CertificateRow},
         join_tokens::{self, JoinTokenRow},
+        node_trust,
     },
 };
 pub use leave::Departed;
@@ -30,6 +33,7 @@ use place::Place;
 use proximity_protocol::{
     enroll::{EnrollRefusal, EnrollReply, EnrollRequest, Grant, RefusalReason},
     ids::NodeId,
+    roots::Pin,
 };
 use std::{
     fmt,
@@ -250,12 +254,7 @@ impl Enrolment {
             ));
         };
         Ok(Some(Granted {
-            grant: Grant {
-                node: row.node_id,
-                certificate_der: row.der,
-                ca_der: self.pki.ca_der().to_vec(),
-                not_after_unix_s: row.not_after / 1000,
-            },
+            grant: self.grant(row),
             superseded: Vec::new(),
             event: None,
         }))
@@ -270,9 +269,11 @@ impl Enrolment {
         key: &NodeKey,
         place: Place,
     ) -> Result<Granted, RedeemError> {
-        let issued = self.pki.issue(place.node, key, now)?;
+        let issued = self.issue_for(token, place.node, key, now)?;
         for node in &place.superseded {
             certificates::revoke_all(&mut tx, now, *node, "enrolled again").await?;
+            // With another key: whoever held the old one is out, and what was known of its roots says nothing of the new one.
+            node_trust::forget(&mut tx, *node).await?;
         }
         let row = CertificateRow {
             serial: issued.serial,
@@ -307,14 +308,41 @@ impl Enrolment {
         let event = store::insert_event(&mut tx, now, event).await?;
         tx.commit().await.map_err(StoreError::from)?;
         Ok(Granted {
-            grant: Grant {
-                node: place.node,
-                certificate_der: row.der,
-                ca_der: self.pki.ca_der().to_vec(),
-                not_after_unix_s: row.not_after / 1000,
-            },
+            grant: self.grant(row),
             superseded: place.superseded,
             event: Some(event),
+        })
+    }
+}
+
+impl Enrolment {
+    /// What a node is given of a certificate: it, and the root that has issued it.
+    fn grant(&self, row: CertificateRow) -> Grant {
+        let root = self.pki.issuer(&row.der).map(|issuer| issuer.root.certificate);
+        Grant {
+            node: row.node_id,
+            ca_der: root.unwrap_or_else(|| self.pki.ca_der()).to_vec(),
+            certificate_der: row.der,
+            not_after_unix_s: row.not_after / 1000,
+        }
+    }
+
+    /// A certificate by the root that the token pins: it is the only one that the machine can believe.
+    fn issue_for(&self, token: &JoinTokenRow, node: NodeId, key: &NodeKey, now: UnixMs) -> Result<Issued, RedeemError> {
+        let pin = match &token.ca_pin {
+            Some(pin) => Pin::try_from(pin.as_slice())
+                .map_err(|_| StoreError::Corrupt(format!("the pin of join token {}", token.id)))?,
+            None => self
+                .pki
+                .roots()
+                .first()
+                .map_or_else(|| self.pki.ca_pin(), |first| first.root.pin),
+        };
+        self.pki.issue_under(&pin, node, key, now)?.ok_or_else(|| {
+            refused(
+                RefusalReason::Expired,
+                "this join token was made before the coordinator's root was replaced; make a new one",
+            )
         })
     }
 }

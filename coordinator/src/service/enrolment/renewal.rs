@@ -6,15 +6,18 @@
 //! *Return*: the node was off for longer than its certificate. It proves its enrolled key by a signature over keying material of the very connection, so that
 //! a request that somebody has kept is of no use on another. Even if it were, it would bring a certificate, which is no secret, for a key that only the node
 //! has. A node that is revoked, and a key that has been superseded, get nothing. All of it is audited; wrong tries are counted by address.
+//!
+//! *Which root*: the one that signs now, for an agent that follows from root to root; another gets a certificate of the root that it knows for as long as that
+//! one is trusted. A certificate of a root that no longer signs is due for renewal whatever its dates, and so is one whose key somebody else may have.
 
 use super::{Enrolment, guesses::Verdict};
 use crate::{
     clock::{UnixMs, rfc3339},
-    pki::{NodeKey, PkiError},
+    pki::{Issued, NodeKey, PkiError, rotation::Standing},
     store::{
         self, AuditEntry, Connection, StoreError, Tx,
         certificates::{self, CertificateRow},
-        nodes,
+        node_trust, nodes,
     },
 };
 use proximity_protocol::{
@@ -54,6 +57,15 @@ fn is_fresh(row: &CertificateRow, now: UnixMs) -> bool {
     row.not_before <= now && now < row.not_before.saturating_add((row.not_after - row.not_before) / 2)
 }
 
+/// What is known of the agent that asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Asking {
+    /// From where.
+    pub remote: IpAddr,
+    /// Whether it takes a certificate of the root that signs now: it has stored that root, or is told the way to it with the answer.
+    pub follows: bool,
+}
+
 /// The node, if it is still welcome.
 async fn enrolled(tx: &mut Connection, node: NodeId) -> Result<(), RenewError> {
     match nodes::get(tx, node).await? {
@@ -69,15 +81,24 @@ impl Enrolment {
         node: NodeId,
         serial: &str,
         csr_der: &[u8],
-        remote: IpAddr,
+        asking: Asking,
     ) -> Result<Grant, RenewRefusal> {
         let now = self.clock.now_ms();
-        match self.judge_renewal(node, serial, csr_der, remote, now).await {
+        match self.judge_renewal(node, serial, csr_der, asking, now).await {
             Ok(grant) => Ok(grant),
             Err(error) => Err(self
-                .renewal_refused("certificate.renew", Some(node), remote, now, error)
+                .renewal_refused("certificate.renew", Some(node), asking.remote, now, error)
                 .await),
         }
+    }
+
+    /// Whether the certificate is of the root that signs now, or as near to it as the agent can come.
+    fn is_of_newest_root(&self, row: &CertificateRow, follows: bool) -> bool {
+        !follows
+            || self
+                .pki
+                .issuer(&row.der)
+                .is_some_and(|issuer| issuer.standing == Standing::Signing)
     }
 
     async fn judge_renewal(
@@ -85,9 +106,10 @@ impl Enrolment {
         node: NodeId,
         serial: &str,
         csr_der: &[u8],
-        remote: IpAddr,
+        asking: Asking,
         now: UnixMs,
     ) -> Result<Grant, RenewError> {
+        let follows = asking.follows;
         let key = NodeKey::from_request(csr_der)
             .map_err(|error| refused(RenewRefusalReason::Malformed, error.to_string()))?;
         let mut tx = self.store.begin().await?;
@@ -103,11 +125,12 @@ impl Enrolment {
                     "this key has had a certificate before: a renewal needs a new key",
                 ));
             }
-            if is_fresh(&row, now) {
+            if is_fresh(&row, now) && self.is_of_newest_root(&row, follows) {
                 return Ok(self.grant(row));
             }
         }
-        if is_fresh(&used, now) {
+        let rekey = node_trust::get(&mut tx, node).await?.rekey_from.as_deref() == Some(serial);
+        if is_fresh(&used, now) && self.is_of_newest_root(&used, follows) && !rekey {
             return Err(refused(
                 RenewRefusalReason::NotDue,
                 format!(
@@ -118,19 +141,19 @@ impl Enrolment {
             ));
         }
         certificates::take_back_newer(&mut tx, now, node, serial).await?;
-        self.issue_next(tx, now, "certificate.renew", node, &key, remote).await
+        self.issue_next(tx, now, "certificate.renew", &used, &key, asking).await
     }
 
     /// A certificate for a key that had one. `challenge` is keying material of the connection on which the request came.
-    pub async fn come_back(&self, request: &ReturnRequest, challenge: &[u8], remote: IpAddr) -> ReturnReply {
-        let (remote, now) = (remote.to_canonical(), self.clock.now_ms());
+    pub async fn come_back(&self, request: &ReturnRequest, challenge: &[u8], asking: Asking) -> ReturnReply {
+        let (remote, now) = (asking.remote.to_canonical(), self.clock.now_ms());
         let verdict = self
             .returns
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .look(remote, now);
         let result = match verdict {
-            Verdict::Welcome => self.judge_return(request, challenge, remote, now).await,
+            Verdict::Welcome => self.judge_return(request, challenge, asking, now).await,
             Verdict::Refused { tell } => {
                 let refusal = RenewRefusal {
                     reason: RenewRefusalReason::RateLimited,
@@ -144,6 +167,10 @@ impl Enrolment {
             }
         };
         match result {
+            Ok(grant) if asking.follows => ReturnReply::Followed {
+                grant: Box::new(grant),
+                roots: Box::new(self.pki.told()),
+            },
             Ok(grant) => ReturnReply::Granted(grant),
             Err((node, error)) => {
                 if let RenewError::Refused(refusal) = &error
@@ -167,7 +194,7 @@ impl Enrolment {
         &self,
         request: &ReturnRequest,
         challenge: &[u8],
-        remote: IpAddr,
+        asking: Asking,
         now: UnixMs,
     ) -> Result<Grant, (Option<NodeId>, RenewError)> {
         let key = NodeKey::from_request(&request.csr_der)
@@ -191,7 +218,7 @@ impl Enrolment {
             return Err((None, error));
         };
         let node = row.node_id;
-        self.next_for(tx, row, &key, remote, now)
+        self.next_for(tx, row, &key, asking, now)
             .await
             .map_err(|error| (Some(node), error))
     }
@@ -201,27 +228,41 @@ impl Enrolment {
         mut tx: Tx,
         row: CertificateRow,
         key: &NodeKey,
-        remote: IpAddr,
+        asking: Asking,
         now: UnixMs,
     ) -> Result<Grant, RenewError> {
         if row.revoked_at.is_some() {
             return Err(revoked());
         }
         enrolled(&mut tx, row.node_id).await?;
-        if is_fresh(&row, now) {
+        if is_fresh(&row, now) && self.is_of_newest_root(&row, asking.follows) {
             return Ok(self.grant(row));
         }
-        self.issue_next(tx, now, "certificate.return", row.node_id, key, remote)
-            .await
+        self.issue_next(tx, now, "certificate.return", &row, key, asking).await
     }
 
-    fn grant(&self, row: CertificateRow) -> Grant {
-        Grant {
-            node: row.node_id,
-            certificate_der: row.der,
-            ca_der: self.pki.ca_der().to_vec(),
-            not_after_unix_s: row.not_after / 1000,
+    /// By the root that signs, or by the one of the certificate before if the agent cannot follow.
+    fn issue_after(
+        &self,
+        before: &CertificateRow,
+        key: &NodeKey,
+        asking: Asking,
+        now: UnixMs,
+    ) -> Result<Issued, RenewError> {
+        if asking.follows {
+            return Ok(self.pki.issue(before.node_id, key, now)?);
         }
+        let known = self.pki.issuer(&before.der).map(|issuer| issuer.root.pin);
+        let issued = match known {
+            Some(pin) => self.pki.issue_under(&pin, before.node_id, key, now)?,
+            None => None,
+        };
+        issued.ok_or_else(|| {
+            refused(
+                RenewRefusalReason::Malformed,
+                "the coordinator's root has been replaced, and this agent is too old to follow: update proximity-agent on this node, it then comes back by itself",
+            )
+        })
     }
 
     async fn issue_next(
@@ -229,11 +270,12 @@ impl Enrolment {
         mut tx: Tx,
         now: UnixMs,
         action: &str,
-        node: NodeId,
+        before: &CertificateRow,
         key: &NodeKey,
-        remote: IpAddr,
+        asking: Asking,
     ) -> Result<Grant, RenewError> {
-        let issued = self.pki.issue(node, key, now)?;
+        let (node, remote) = (before.node_id, asking.remote);
+        let issued = self.issue_after(before, key, asking, now)?;
         let row = CertificateRow {
             serial: issued.serial,
             node_id: node,

@@ -60,7 +60,7 @@ impl Life {
 
     fn config(&self, alpn: &[u8], own: Option<&Identity>) -> quinn::ClientConfig {
         let mut roots = RootCertStore::empty();
-        roots.add(self.world.deps.pki.ca_der().clone()).unwrap();
+        roots.add(self.world.deps.pki.ca_der()).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let builder = ClientConfig::builder_with_details(provider, self.clock.clone())
             .with_protocol_versions(&[&rustls::version::TLS13])

@@ -35,7 +35,7 @@ async fn intrude(world: &World, config: quinn::ClientConfig) -> (ConnectionError
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_good_certificate_not_one_byte_of_the_protocol() {
     let world = World::new().await;
-    let ca = world.deps.pki.ca_der().clone();
+    let ca = world.deps.pki.ca_der();
     let mut changes = crate::nodes::NodeCommands::changes(&*world.listener.connections());
 
     // None.
@@ -108,7 +108,7 @@ async fn no_session_can_be_resumed() {
     let tickets = Arc::new(Tickets::default());
     let resumption = rustls::client::Resumption::store(tickets.clone());
     let own = Some((&identity.certificate, &identity.key));
-    let config = client_resuming(world.deps.pki.ca_der(), ALPN_LINK, own, resumption);
+    let config = client_resuming(&world.deps.pki.ca_der(), ALPN_LINK, own, resumption);
     let endpoint = endpoint();
     let connecting = endpoint
         .connect_with(config, world.address(), COORDINATOR_TLS_NAME)
@@ -126,7 +126,7 @@ async fn no_session_can_be_resumed() {
 
 async fn enrol(world: &World, token: &JoinToken, key: &KeyPair) -> EnrollReply {
     let endpoint = endpoint();
-    let config = client(world.deps.pki.ca_der(), ALPN_ENROLL, None);
+    let config = client(&world.deps.pki.ca_der(), ALPN_ENROLL, None);
     let connecting = endpoint
         .connect_with(config, world.address(), COORDINATOR_TLS_NAME)
         .unwrap();
@@ -191,7 +191,7 @@ async fn a_silent_client_holds_its_place_for_a_moment_only() {
     let mut silent = Vec::new();
     for config in [
         world.link_config(&identity),
-        client(world.deps.pki.ca_der(), ALPN_ENROLL, None),
+        client(&world.deps.pki.ca_der(), ALPN_ENROLL, None),
     ] {
         let connecting = endpoint
             .connect_with(config, world.address(), COORDINATOR_TLS_NAME)

@@ -14,7 +14,7 @@ use rcgen::SigningKey;
 
 async fn dial(world: &World) -> (Connection, Endpoint) {
     let endpoint = endpoint();
-    let config = client(world.deps.pki.ca_der(), ALPN_ENROLL, None);
+    let config = client(&world.deps.pki.ca_der(), ALPN_ENROLL, None);
     let connecting = endpoint
         .connect_with(config, world.address(), COORDINATOR_TLS_NAME)
         .unwrap();

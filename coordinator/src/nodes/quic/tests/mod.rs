@@ -275,7 +275,7 @@ impl World {
 
     fn link_config(&self, identity: &Identity) -> quinn::ClientConfig {
         client(
-            self.deps.pki.ca_der(),
+            &self.deps.pki.ca_der(),
             ALPN_LINK,
             Some((&identity.certificate, &identity.key)),
         )

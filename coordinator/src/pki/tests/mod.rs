@@ -1,4 +1,7 @@
 #![allow(clippy::unwrap_used)]
+mod backups;
+mod rotations;
+
 use super::*;
 use rcgen::{CertificateParams, DnType, KeyPair};
 use std::os::unix::fs::PermissionsExt;
