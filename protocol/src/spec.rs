@@ -90,7 +90,7 @@ pub struct Recipe {
     pub env: Vec<(EnvName, SecretText)>,
     /// The port on which the app listens inside; file `port`.
     pub port: u16,
-    /// Bound on `install`, seconds.
+    /// How long `install` may tell nothing, seconds.
     pub install_timeout_s: u32,
 }
 

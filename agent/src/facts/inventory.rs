@@ -111,9 +111,9 @@ fn container(
         hostname: conf.get("hostname").map(str::to_owned),
         state,
         lock: conf.get("lock").map(str::to_owned),
-        // While it is being made there is nothing to compare yet.
+        // While it is being made there is nothing to compare yet, and after its volumes went nothing any more.
         owner: record
-            .filter(|record| conf.is_half_made() || record.is_of(&conf))
+            .filter(|record| conf.is_half_made() || conf.is_half_destroyed() || record.is_of(&conf))
             .map(|record| record.owner),
         addresses,
         memory_mb: Some(conf.memory_mb()),

@@ -15,6 +15,7 @@ pub(crate) mod processes;
 pub(crate) mod running;
 mod sampler;
 pub(crate) mod storages;
+pub(crate) mod tasks;
 #[cfg(test)]
 pub(crate) mod testing;
 mod traffic;

@@ -20,6 +20,20 @@ pub(crate) fn init_pid(node: &NodeContext, vmid: Vmid) -> Option<u32> {
         .or_else(|| pids.first().copied())
 }
 
+/// Whether a process of the container was started with this word among its arguments.
+pub(crate) fn any_with_word(node: &NodeContext, vmid: Vmid, word: &str) -> bool {
+    let Some(cgroup) = Cgroup::find(node, vmid) else {
+        return false;
+    };
+    let mut pids = Vec::new();
+    collect(cgroup.process_root(), DEPTH_MAX, &mut pids);
+    pids.iter().any(|pid| {
+        // One that ends between the two looks is none that goes on.
+        fs::read(node.proc(&format!("{pid}/cmdline")))
+            .is_ok_and(|line| line.split(|byte| *byte == 0).any(|part| part == word.as_bytes()))
+    })
+}
+
 fn collect(folder: &Path, depth: usize, pids: &mut Vec<u32>) {
     if let Ok(text) = fs::read_to_string(folder.join("cgroup.procs")) {
         pids.extend(
@@ -72,6 +86,9 @@ mod tests {
             testing::put(dir.path(), &format!("sys/fs/cgroup/lxc/100/{path}"), text);
         }
         assert_eq!(init_pid(&node, vmid), Some(44));
+        testing::put(dir.path(), "proc/45/cmdline", "/bin/sh\0/recipe/run\0x\0");
+        assert!(any_with_word(&node, vmid, "/recipe/run") && !any_with_word(&node, vmid, "/recipe"));
+        assert!(!any_with_word(&node, Vmid::new(101).unwrap(), "/recipe/run"));
         testing::put(dir.path(), "proc/900/status", "Name:\tsystemd\nNSpid:\t900\t1\n");
         assert_eq!(init_pid(&node, vmid), Some(900));
     }

@@ -35,8 +35,31 @@ fn parse_stat(text: &str) -> Option<Stat> {
     })
 }
 
-fn boot() -> io::Result<String> {
+/// `/proc/sys/kernel/random/boot_id`.
+pub(super) fn boot() -> io::Result<String> {
     Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
+}
+
+/// Whether the process of that number that began so many clock ticks after boot lives. Of an earlier boot there is none.
+pub(crate) fn process_lives(pid: i32, started_ticks: u64) -> bool {
+    stat(pid).is_some_and(|stat| !stat.zombie && stat.started_ticks == started_ticks)
+}
+
+/// Whether any process was started with these two words beside each other: for a run whose claim cannot be read.
+pub(super) fn any_with(words: [&[u8]; 2]) -> bool {
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return true;
+    };
+    entries
+        .filter_map(|entry| {
+            let name = entry.ok()?.file_name();
+            let pid: i32 = name.to_str()?.parse().ok()?;
+            fs::read(format!("/proc/{pid}/cmdline")).ok()
+        })
+        .any(|line| {
+            let line: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
+            line.windows(2).any(|two| two == words)
+        })
 }
 
 impl ProcessStamp {

@@ -12,6 +12,7 @@ mod liveness;
 mod node;
 pub mod run_tool;
 pub(crate) mod short;
+mod silence;
 mod start;
 pub(crate) mod tool;
 mod tool_dir;
@@ -19,5 +20,6 @@ pub(crate) mod usage;
 
 pub use forget::forget;
 pub(crate) use forget::running;
+pub(crate) use liveness::process_lives;
 pub(crate) use node::TableLastSeen;
 pub use node::{HostError, NodeContext};

@@ -1,7 +1,10 @@
 //! Running a tool that outlives the agent, or attaching to one that runs or ran already.
 
+pub(crate) use super::tool_dir::now_unix_ms;
 use super::{
-    NodeContext, files, start,
+    NodeContext, files,
+    silence::Silence,
+    start,
     tool_dir::{Phase, Request, Status, ToolDir},
 };
 use nix::sys::signal::{Signal, kill};
@@ -40,9 +43,9 @@ pub(crate) struct ToolCall {
     pub(crate) program: PathBuf,
     pub(crate) arguments: Vec<String>,
     pub(crate) vmid: Option<Vmid>,
-    /// From the moment it was asked for; `None`: it takes as long as it takes.
-    pub(crate) deadline: Option<Duration>,
-    /// Sends TERM at the deadline. Only for what rolls itself back then (`pct create`).
+    /// How long it may tell nothing.
+    pub(crate) silence: Duration,
+    /// Sends TERM then. Only for what rolls itself back then (`pct create`).
     pub(crate) terminate: bool,
 }
 
@@ -68,7 +71,7 @@ pub(crate) enum ToolError {
     #[error("the tool was interrupted and left no result")]
     Lost,
     /// It runs on. Its folder keeps the result.
-    #[error("the tool {unit} has not ended within {bound_s} s and goes on")]
+    #[error("the tool {unit} has told nothing for {bound_s} s and goes on")]
     Deadline {
         /// Its unit.
         unit: String,
@@ -91,12 +94,7 @@ pub(crate) async fn run(
     output: &mut (dyn FnMut(&str) + Send),
 ) -> Result<ToolEnd, ToolError> {
     let dir = ToolDir(node.state("tools").join(id.unit()));
-    dir.create(&Request {
-        program: call.program.clone(),
-        arguments: call.arguments.clone(),
-        vmid: call.vmid,
-        asked_unix_ms: now_unix_ms(),
-    })?;
+    dir.create(&Request::now(call.program.clone(), call.arguments.clone(), call.vmid)?)?;
     wait(node, &id.unit(), &dir, call, output).await
 }
 
@@ -146,6 +144,31 @@ pub(crate) fn was_asked(node: &NodeContext, id: ToolId<'_>) -> bool {
     node.state("tools").join(id.unit()).join("request.json").exists()
 }
 
+/// When a run was asked for, to find what Proxmox itself wrote of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Asked {
+    /// Seconds since 1970.
+    pub(crate) unix_s: i64,
+    /// Milliseconds since boot; `None`: before the machine was started anew.
+    pub(crate) boot_ms: Option<i64>,
+}
+
+/// When this run was asked for; `None` if that is not known.
+pub(crate) fn asked(node: &NodeContext, id: ToolId<'_>) -> io::Result<Option<Asked>> {
+    let request = ToolDir(node.state("tools").join(id.unit())).request()?;
+    Ok(request.map(|request| Asked {
+        unix_s: request.asked_unix_ms / 1000,
+        boot_ms: request.asked_since_boot_ms(),
+    }))
+}
+
+/// What a run has told so far, or told before it was lost.
+pub(crate) fn told(node: &NodeContext, id: ToolId<'_>) -> io::Result<String> {
+    let dir = ToolDir(node.state("tools").join(id.unit()));
+    let (out, err) = (dir.file("stdout"), dir.file("stderr"));
+    Ok(files::tail(&out, OUTPUT_MAX)? + &files::tail(&err, OUTPUT_MAX)?)
+}
+
 /// A tool of another step that still changes this container, by its unit. A retry must not run beside it. With `ends_inside` (whoever stops the container
 /// ends what runs inside it), commands inside it do not count: a script that never ends must not keep its container for ever.
 pub(crate) fn busy(
@@ -160,8 +183,15 @@ pub(crate) fn busy(
         let entry = entry?;
         let unit = entry.file_name().to_string_lossy().into_owned();
         let dir = ToolDir(entry.path());
-        let concerns = |request: Request| request.vmid == Some(vmid) && !(ends_inside && request.runs_inside());
-        if unit.starts_with(&own) || dir.has_ended() || !dir.request()?.is_some_and(concerns) {
+        if unit.starts_with(&own) || dir.has_ended() {
+            continue;
+        }
+        let concerns = match dir.request()? {
+            Some(request) => request.vmid == Some(vmid) && !(ends_inside && request.runs_inside()),
+            // Of a run whose request is damaged it is not known what it changes.
+            None => dir.is_claimed(),
+        };
+        if !concerns {
             continue;
         }
         if dir.phase()? == Phase::Running {
@@ -178,7 +208,8 @@ async fn wait(
     call: &ToolCall,
     output: &mut (dyn FnMut(&str) + Send),
 ) -> Result<ToolEnd, ToolError> {
-    let asked_unix_ms = dir.request()?.map_or_else(now_unix_ms, |request| request.asked_unix_ms);
+    let mut silence = Silence::of(dir, dir.request()?.as_ref())?;
+    let bound_ms = i64::try_from(call.silence.as_millis()).unwrap_or(i64::MAX);
     let mut claimed_by = None;
     let mut checked: Option<Instant> = None;
     let mut terminated = false;
@@ -205,13 +236,11 @@ async fn wait(
                     Some(_) => {}
                 },
             }
-            if let Some(bound) = call.deadline
-                && now_unix_ms().saturating_sub(asked_unix_ms) > i64::try_from(bound.as_millis()).unwrap_or(i64::MAX)
-            {
+            if silence.look(dir)? > bound_ms {
                 if !call.terminate {
                     return Err(ToolError::Deadline {
                         unit: unit.to_owned(),
-                        bound_s: bound.as_secs(),
+                        bound_s: call.silence.as_secs(),
                     });
                 }
                 if !terminated {
@@ -249,11 +278,4 @@ fn end(dir: &ToolDir, status: Status) -> Result<ToolEnd, ToolError> {
         stdout: files::tail(&dir.file("stdout"), OUTPUT_MAX)?,
         stderr: files::tail(&dir.file("stderr"), OUTPUT_MAX)?,
     })
-}
-
-pub(crate) fn now_unix_ms() -> i64 {
-    let since = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }

@@ -8,12 +8,20 @@
 //! | `stdout`, `stderr` | tool | its words |
 //! | `status.json` | shim | how it ended; written beside, synced, renamed |
 //! | `forgotten` | agent | the job is committed: remove all this once the tool has ended |
+//!
+//! Each file is written whole. One that cannot be understood all the same (a disk that lost power) counts as not there, except for the claim: then processes
+//! are looked for that name the folder.
 
-use super::{files, liveness::ProcessStamp};
+use super::{
+    files,
+    liveness::{self, ProcessStamp},
+    silence::since_boot_ms,
+};
 use proximity_protocol::ids::Vmid;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
     fs, io,
+    os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
 };
 
@@ -26,11 +34,36 @@ pub(crate) struct Request {
     pub(crate) arguments: Vec<String>,
     /// The container that it changes.
     pub(crate) vmid: Option<Vmid>,
-    /// Milliseconds since 1970, for the deadline, which a restart of the agent does not lengthen.
+    /// Milliseconds since 1970, to tell the task that Proxmox wrote of it.
     pub(crate) asked_unix_ms: i64,
+    /// Milliseconds since boot, for the deadline, which neither a restart of the agent nor a set clock moves.
+    #[serde(default)]
+    asked_boot_ms: i64,
+    /// Which boot; empty: written by an agent that did not say.
+    #[serde(default)]
+    boot: String,
 }
 
 impl Request {
+    /// Of a run that is asked for now.
+    pub(crate) fn now(program: PathBuf, arguments: Vec<String>, vmid: Option<Vmid>) -> io::Result<Self> {
+        Ok(Self {
+            program,
+            arguments,
+            vmid,
+            asked_unix_ms: now_unix_ms(),
+            asked_boot_ms: since_boot_ms(),
+            boot: liveness::boot()?,
+        })
+    }
+
+    /// When it was asked for, milliseconds since boot; `None`: before the machine was started anew.
+    pub(crate) fn asked_since_boot_ms(&self) -> Option<i64> {
+        liveness::boot()
+            .is_ok_and(|boot| boot == self.boot)
+            .then_some(self.asked_boot_ms)
+    }
+
     /// Whether it is a command inside a container (`pct exec`): that ends with the container, and holds no lock of Proxmox.
     pub(crate) fn runs_inside(&self) -> bool {
         self.arguments.first().is_some_and(|word| word == "exec")
@@ -69,6 +102,25 @@ fn malformed(path: &Path, error: &serde_json::Error) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("{}: {error}", path.display()))
 }
 
+/// Milliseconds since 1970 by the machine's clock.
+pub(crate) fn now_unix_ms() -> i64 {
+    let since = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// Takes what cannot be understood for not there.
+fn readable<T>(read: io::Result<Option<T>>) -> io::Result<Option<T>> {
+    match read {
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+            tracing::warn!(%error, "a file of a tool's run is damaged and counts as not there");
+            Ok(None)
+        }
+        other => other,
+    }
+}
+
 impl ToolDir {
     pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.0.join(name)
@@ -95,7 +147,7 @@ impl ToolDir {
         match fs::create_dir(&self.0) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                if self.request()?.is_some() {
+                if self.request()?.is_some() || self.is_claimed() {
                     return Ok(false);
                 }
                 // An agent was killed between the folder and the request: nothing has run, as no shim starts before.
@@ -110,11 +162,16 @@ impl ToolDir {
     }
 
     pub(crate) fn request(&self) -> io::Result<Option<Request>> {
-        self.read("request.json")
+        readable(self.read("request.json"))
     }
 
     pub(crate) fn child(&self) -> io::Result<Option<ProcessStamp>> {
-        self.read("child.json")
+        readable(self.read("child.json"))
+    }
+
+    /// Whether a shim has claimed it.
+    pub(crate) fn is_claimed(&self) -> bool {
+        self.file("claim").exists()
     }
 
     /// Claims the run for this process; `false` if another has.
@@ -133,7 +190,7 @@ impl ToolDir {
     }
 
     fn status(&self) -> io::Result<Option<Status>> {
-        self.read("status.json")
+        readable(self.read("status.json"))
     }
 
     /// Where the run stands. Looks at processes only if there is no status.
@@ -141,10 +198,15 @@ impl ToolDir {
         if let Some(status) = self.status()? {
             return Ok(Phase::Ended(status));
         }
-        let Some(claim) = self.read::<ProcessStamp>("claim")? else {
-            return Ok(Phase::Unclaimed);
+        let lives = match self.read::<ProcessStamp>("claim") {
+            Ok(None) => return Ok(Phase::Unclaimed),
+            Ok(Some(claim)) => claim.session_lives(),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                liveness::any_with([b"--dir", self.0.as_os_str().as_bytes()])
+            }
+            Err(error) => return Err(error),
         };
-        if claim.session_lives() {
+        if lives {
             return Ok(Phase::Running);
         }
         // It may have ended between the first look and the second.
@@ -163,12 +225,53 @@ mod tests {
     use super::*;
 
     fn request() -> Request {
-        Request {
-            program: "/bin/true".into(),
-            arguments: vec![],
-            vmid: None,
-            asked_unix_ms: 0,
-        }
+        Request::now("/bin/true".into(), vec![], None).unwrap()
+    }
+
+    #[test]
+    fn a_damaged_file_counts_as_not_there() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = ToolDir(root.path().join("unit"));
+        dir.create(&request()).unwrap();
+        fs::write(dir.file("request.json"), b"{\"program\":\"/bi").unwrap();
+        assert_eq!((dir.request().unwrap(), dir.phase().unwrap()), (None, Phase::Unclaimed));
+        assert!(
+            dir.create(&request()).unwrap(),
+            "nobody has claimed it: it is written anew"
+        );
+        dir.claim().unwrap();
+        fs::write(dir.file("request.json"), b"").unwrap();
+        assert!(!dir.create(&request()).unwrap(), "somebody runs it");
+        fs::write(dir.file("claim"), b"").unwrap();
+        assert_eq!(dir.phase().unwrap(), Phase::Lost, "nobody names the folder");
+        fs::write(dir.file("status.json"), b"{\"code\":0,").unwrap();
+        assert_eq!(dir.phase().unwrap(), Phase::Lost);
+    }
+
+    #[test]
+    fn who_names_the_folder_works_on_it() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = ToolDir(root.path().join("unit"));
+        dir.create(&request()).unwrap();
+        fs::write(dir.file("claim"), b"{").unwrap();
+        let mut shim = std::process::Command::new("sh")
+            .args(["-c", "read never", "shim", "--dir"])
+            .arg(&dir.0)
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        assert_eq!(dir.phase().unwrap(), Phase::Running);
+        drop(shim.stdin.take());
+        shim.wait().unwrap();
+        assert_eq!(dir.phase().unwrap(), Phase::Lost);
+    }
+
+    #[test]
+    fn a_request_of_another_boot_has_no_time_of_this_one() {
+        assert!(request().asked_since_boot_ms().is_some());
+        let older: Request =
+            serde_json::from_str(r#"{"program":"/bin/true","arguments":[],"vmid":null,"asked_unix_ms":5}"#).unwrap();
+        assert_eq!(older.asked_since_boot_ms(), None);
     }
 
     #[test]

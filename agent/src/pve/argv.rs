@@ -118,6 +118,11 @@ pub(crate) fn destroy(vmid: Vmid) -> Argv {
     ])
 }
 
+/// `pct destroy` of a configuration whose volumes are gone: none is looked for.
+pub(crate) fn destroy_empty(vmid: Vmid) -> Argv {
+    pct(["destroy".into(), vmid.to_string(), "--purge".into(), "1".into()])
+}
+
 /// `pct push` of a file that only root may read.
 pub(crate) fn push(vmid: Vmid, from: &Path, to: &str) -> Argv {
     pct([
@@ -143,6 +148,24 @@ pub(crate) fn make_folders(vmid: Vmid, folders: &[String]) -> Argv {
     ]);
     argv.words.extend_from_slice(folders);
     argv
+}
+
+/// `pct exec … -- /bin/sh <script> <word>`, for a script that was pushed and a word of the agent's own.
+pub(crate) fn run_script_with(vmid: Vmid, script: &str, word: &str) -> Argv {
+    let mut argv = run_script(vmid, script);
+    argv.words.push(word.to_owned());
+    argv
+}
+
+/// `pct exec … -- /bin/cat <file>`.
+pub(crate) fn show_file(vmid: Vmid, file: &str) -> Argv {
+    pct([
+        "exec".into(),
+        vmid.to_string(),
+        "--".into(),
+        "/bin/cat".into(),
+        file.to_owned(),
+    ])
 }
 
 /// `pct exec … -- /bin/sh <script>`, for a script that was pushed.

@@ -77,6 +77,16 @@ impl Conf {
         }
     }
 
+    /// Whether `pct destroy` has begun to take it away.
+    pub(crate) fn is_being_destroyed(&self) -> bool {
+        self.get("lock") == Some("destroyed")
+    }
+
+    /// Whether it is what `pct destroy` leaves when it is broken off after the volumes: only `lock: destroyed`.
+    pub(crate) fn is_half_destroyed(&self) -> bool {
+        self.is_being_destroyed() && self.get("rootfs").is_none()
+    }
+
     /// Whether a tag is set.
     pub(crate) fn has_tag(&self, tag: &str) -> bool {
         self.get("tags")

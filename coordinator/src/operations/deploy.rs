@@ -218,7 +218,7 @@ fn install(view: &View<'_>) -> Result<Act, Fault> {
         })
         .collect::<Result<_, Fault>>()?;
     let says = format!(
-        "Installing {} {} (at most {} s)",
+        "Installing {} {} (given up when it tells nothing for {} s)",
         view.app.name, recipe.version, recipe.install_timeout_s
     );
     Act::send(

@@ -33,7 +33,7 @@ pub struct DeployRecipe {
     /// Further files.
     #[serde(default)]
     pub files: Vec<DeployFile>,
-    /// Bound on `install`, seconds.
+    /// How long `install` may tell nothing, seconds.
     pub install_timeout_s: u32,
     /// Bound on the health check, seconds.
     pub health_timeout_s: u32,

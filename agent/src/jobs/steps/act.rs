@@ -1,6 +1,6 @@
 //! What every step is handed, and how it calls tools.
 
-use super::ProgressSink;
+use super::{ProgressSink, lost};
 use crate::{
     host::{
         NodeContext,
@@ -27,14 +27,17 @@ pub(super) struct Act<'a> {
     pub(super) progress: &'a ProgressSink,
 }
 
-/// How long a tool may take.
+/// How long a tool may tell nothing. One that makes progress may take as long as it takes.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Bound {
-    /// It is waited for that long; then it goes on by itself and the step fails.
+    /// Then it is not waited for any more: it goes on by itself, and the step fails.
     Wait(Duration),
     /// Then it gets TERM and rolls itself back.
     Terminate(Duration),
 }
+
+/// How often a call that may be repeated is made again when it leaves no result.
+const REPEATS: u32 = 3;
 
 impl Act<'_> {
     /// Tells the operator.
@@ -114,7 +117,7 @@ impl Act<'_> {
         bound: Bound,
         secrets: &[&str],
     ) -> Result<ToolEnd, Fault> {
-        let (deadline, terminate) = match bound {
+        let (silence, terminate) = match bound {
             Bound::Wait(time) => (time, false),
             Bound::Terminate(time) => (time, true),
         };
@@ -123,7 +126,7 @@ impl Act<'_> {
             program: self.node.pve_tool(argv.tool),
             arguments: argv.words.clone(),
             vmid,
-            deadline: Some(deadline),
+            silence,
             terminate,
         };
         let mut told = String::new();
@@ -134,21 +137,26 @@ impl Act<'_> {
             }
         };
         let label = label(argv);
-        let end = tool::run(self.node, self.id(name), &call, &mut output)
-            .await
-            .map_err(|error| match error {
-                ToolError::Lost => Fault::new(
-                    FaultKind::InDoubt,
-                    format!("{label} was interrupted and left no result (power loss, or killed)"),
-                ),
-                ToolError::Deadline { bound_s, .. } => Fault::new(
+        let unusable = |error: &dyn std::fmt::Display| Fault::new(FaultKind::Internal, format!("{label}: {error}"));
+        let end = match tool::run(self.node, self.id(name), &call, &mut output).await {
+            Ok(end) => end,
+            Err(ToolError::Lost) => {
+                let asked = tool::asked(self.node, self.id(name)).map_err(|error| unusable(&error))?;
+                lost::end(self, argv, vmid, asked, silence).await?.ok_or_else(|| {
+                    Fault::new(
+                        FaultKind::InDoubt,
+                        format!("{label} was interrupted and left no result (power loss, or killed)"),
+                    )
+                })?
+            }
+            Err(ToolError::Deadline { bound_s, .. }) => {
+                return Err(Fault::new(
                     FaultKind::DeadlineExceeded,
-                    format!("{label} has not ended within {bound_s} s; it goes on and is waited for"),
-                ),
-                error @ (ToolError::Start(_) | ToolError::Io(_)) => {
-                    Fault::new(FaultKind::Internal, format!("{label}: {error}"))
-                }
-            })?;
+                    format!("{label} has told nothing for {bound_s} s; it goes on and is waited for"),
+                ));
+            }
+            Err(error @ (ToolError::Start(_) | ToolError::Io(_))) => return Err(unusable(&error)),
+        };
         Ok(ToolEnd {
             stdout: redact(&end.stdout, secrets),
             stderr: redact(&end.stderr, secrets),
@@ -156,7 +164,35 @@ impl Act<'_> {
         })
     }
 
-    /// Runs a tool that must succeed.
+    /// Runs a tool that may be run any number of times with the same effect: one that left no result is run again.
+    pub(super) async fn repeatable(
+        &self,
+        name: &str,
+        argv: &Argv,
+        vmid: Option<Vmid>,
+        bound: Bound,
+    ) -> Result<ToolEnd, Fault> {
+        let mut left = REPEATS;
+        loop {
+            match self.tool(name, argv, vmid, bound, &[]).await {
+                Err(fault) if fault.kind == FaultKind::InDoubt && left > 0 => self.discard(name),
+                other => return other,
+            }
+            left -= 1;
+        }
+    }
+
+    /// What a run of this step told before it was lost.
+    pub(super) fn told(&self, name: &str) -> Result<String, Fault> {
+        tool::told(self.node, self.id(name)).map_err(|error| {
+            Fault::new(
+                FaultKind::Internal,
+                format!("the output of an earlier tool cannot be read: {error}"),
+            )
+        })
+    }
+
+    /// Runs a repeatable tool that must succeed.
     pub(super) async fn must(
         &self,
         name: &str,
@@ -164,7 +200,7 @@ impl Act<'_> {
         vmid: Option<Vmid>,
         bound: Bound,
     ) -> Result<ToolEnd, Fault> {
-        let end = self.tool(name, argv, vmid, bound, &[]).await?;
+        let end = self.repeatable(name, argv, vmid, bound).await?;
         if end.success() {
             Ok(end)
         } else {
@@ -198,6 +234,17 @@ pub(super) fn failure(argv: &Argv, end: &ToolEnd) -> Fault {
         None => Fault::new(FaultKind::ToolFailed, format!("{} failed: {last}", label(argv))),
     };
     fault.with_detail(&text)
+}
+
+/// After a look: what left no result did not happen.
+pub(super) fn did_not_happen(fault: Fault) -> Fault {
+    match fault.kind {
+        FaultKind::InDoubt => Fault {
+            kind: FaultKind::ToolFailed,
+            ..fault
+        },
+        _ => fault,
+    }
 }
 
 /// Takes secrets out of a text. Short ones would take half of it.

@@ -1,7 +1,7 @@
 //! The container exists, made as asked and recorded as ours.
 
 use super::{
-    act::{Act, Bound, failure},
+    act::{Act, Bound, did_not_happen, failure},
     leftover,
 };
 use crate::{
@@ -66,7 +66,7 @@ pub(super) async fn run(act: &Act<'_>, spec: &ContainerSpec) -> Result<Outcome, 
             if !refused {
                 give_up(act, spec)?;
             }
-            Err(fault.unwrap_or_else(|| {
+            Err(fault.map(did_not_happen).unwrap_or_else(|| {
                 Fault::new(
                     FaultKind::ToolFailed,
                     format!("pct create {vmid} reported success but there is no container"),
@@ -75,7 +75,7 @@ pub(super) async fn run(act: &Act<'_>, spec: &ContainerSpec) -> Result<Outcome, 
         }
         (Ok(Found::Half), Some(fault)) => {
             remember(act, spec)?;
-            Err(settle(fault))
+            Err(did_not_happen(fault))
         }
         (Ok(Found::Half), None) => {
             remember(act, spec)?;
@@ -99,17 +99,6 @@ fn remember(act: &Act<'_>, spec: &ContainerSpec) -> Result<(), Fault> {
             },
         ),
         _ => Ok(()),
-    }
-}
-
-/// We have looked: it did not happen, and the next try removes what is left.
-fn settle(fault: Fault) -> Fault {
-    match fault.kind {
-        FaultKind::InDoubt => Fault {
-            kind: FaultKind::ToolFailed,
-            ..fault
-        },
-        _ => fault,
     }
 }
 

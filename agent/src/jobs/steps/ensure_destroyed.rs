@@ -1,7 +1,7 @@
 //! The container, its volumes, its published ports and its ownership record are gone. What is not ours is refused.
 
 use super::{
-    act::{Act, Bound, failure},
+    act::{Act, Bound, did_not_happen, failure},
     ensure_stopped, leftover,
     standing::{self, Container, Standing},
 };
@@ -12,6 +12,8 @@ use proximity_protocol::{
 };
 use std::time::Duration;
 
+/// The name of the tool's run.
+pub(super) const DESTROY: &str = "destroy";
 /// Removing big volumes takes its time.
 const BOUND: Duration = Duration::from_secs(900);
 
@@ -24,6 +26,16 @@ pub(super) async fn run(act: &Act<'_>, target: &Target) -> Result<Outcome, Fault
         return Err(Fault::new(
             FaultKind::NotOurs,
             format!("container {vmid} is not touched: it was made by somebody else after ours was gone"),
+        ));
+    }
+    if standing::has_lost_its_record(act.node, target)? {
+        return Err(Fault::new(
+            FaultKind::InDoubt,
+            format!(
+                "container {vmid} on {node} has the tag of Proximity, but its ownership record /etc/pve/priv/proximity/{vmid} is gone, so it is not \
+                 touched: if it is the app's, destroy it there (`pct destroy {vmid}`); if it is not, take the tag off (`pct set {vmid} --tags ''`)",
+                node = act.node.name()
+            ),
         ));
     }
     if let Standing::Ours(container) = standing::look(act.node, target)? {
@@ -56,6 +68,9 @@ async fn destroy(act: &Act<'_>, container: &Container) -> Result<(), Fault> {
         }
         return leftover::remove(act, vmid).await;
     }
+    if container.conf.is_being_destroyed() {
+        return leftover::finish_destroying(act, container).await;
+    }
     container.check_unlocked()?;
     if container.conf.get("protection") == Some("1") {
         return Err(Fault::new(
@@ -68,17 +83,23 @@ async fn destroy(act: &Act<'_>, container: &Container) -> Result<(), Fault> {
     }
     act.say(&format!("destroying container {vmid}"));
     let argv = argv::destroy(vmid);
-    let end = act.tool("destroy", &argv, Some(vmid), Bound::Wait(BOUND), &[]).await;
-    if cluster::conf(act.node, vmid)?.is_none() {
-        return Ok(());
+    let end = act.tool(DESTROY, &argv, Some(vmid), Bound::Wait(BOUND), &[]).await;
+    match cluster::conf(act.node, vmid)? {
+        None => return Ok(()),
+        // It was broken off in its middle.
+        Some(conf) if conf.is_being_destroyed() && matches!(&end, Err(fault) if fault.kind == FaultKind::InDoubt) => {
+            let left = Container {
+                conf,
+                record: container.record.clone(),
+                ..*container
+            };
+            return leftover::finish_destroying(act, &left).await;
+        }
+        Some(_) => {}
     }
     Err(match end {
         Ok(end) if end.success() => return Ok(()),
         Ok(end) => failure(&argv, &end),
-        Err(fault) if fault.kind == FaultKind::InDoubt => Fault {
-            kind: FaultKind::ToolFailed,
-            ..fault
-        },
-        Err(fault) => fault,
+        Err(fault) => did_not_happen(fault),
     })
 }

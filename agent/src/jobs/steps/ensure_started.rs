@@ -1,7 +1,7 @@
 //! The container runs.
 
 use super::{
-    act::{Act, Bound, failure},
+    act::{Act, Bound, did_not_happen, failure},
     standing,
 };
 use crate::pve::argv;
@@ -45,11 +45,7 @@ pub(super) async fn run(act: &Act<'_>, target: &Target) -> Result<Outcome, Fault
             format!("container {vmid} was started but does not run: see `pct start {vmid} --debug` on the node"),
         ),
         Ok(end) => failure(&argv, &end),
-        Err(fault) if fault.kind == FaultKind::InDoubt => Fault {
-            kind: FaultKind::ToolFailed,
-            ..fault
-        },
-        Err(fault) => fault,
+        Err(fault) => did_not_happen(fault),
     })
 }
 

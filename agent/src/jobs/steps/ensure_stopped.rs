@@ -1,7 +1,7 @@
 //! The container does not run: it is asked first, and stopped if it does not listen.
 
 use super::{
-    act::{Act, Bound, failure},
+    act::{Act, Bound, did_not_happen, failure},
     ensure_started::becomes,
     standing,
 };
@@ -66,10 +66,6 @@ pub(super) async fn stop(act: &Act<'_>, vmid: Vmid) -> Result<(), Fault> {
             format!("container {vmid} was stopped but still runs: see its state in Proxmox (HA?)"),
         ),
         Ok(end) => failure(&argv, &end),
-        Err(fault) if fault.kind == FaultKind::InDoubt => Fault {
-            kind: FaultKind::ToolFailed,
-            ..fault
-        },
-        Err(fault) => fault,
+        Err(fault) => did_not_happen(fault),
     })
 }

@@ -1,6 +1,6 @@
 //! A template with the prefix is on the storage. Names of the index carry versions that vanish, so what is asked for is a beginning.
 
-use super::act::{Act, Bound};
+use super::act::{Act, Bound, did_not_happen, failure};
 use crate::{
     facts::{cluster, storages},
     host::tool::ToolEnd,
@@ -46,21 +46,21 @@ pub(super) async fn run(act: &Act<'_>, storage: &StorageId, prefix: &TemplatePre
     let volume = VolumeId::new(format!("{storage}:vztmpl/{name}"))
         .map_err(|error| unavailable(format!("the index of templates names {name:?}: {error}")))?;
     act.say(&format!("downloading template {name} to storage {storage}"));
-    act.must(
-        "download",
-        &argv::template_download(storage, &volume),
-        None,
-        Bound::Wait(DOWNLOAD_BOUND),
-    )
-    .await?;
-    // Zero is not success: what counts is the file.
-    newest_there(storage, &folder, prefix)?
-        .map(|volume| Outcome::Template { volume })
-        .ok_or_else(|| {
-            unavailable(format!(
-                "{name} is not on storage {storage} although its download reported success: see the task log in Proxmox"
-            ))
-        })
+    let argv = argv::template_download(storage, &volume);
+    let end = act
+        .tool("download", &argv, None, Bound::Wait(DOWNLOAD_BOUND), &[])
+        .await;
+    // Zero is not success, and no result is no failure: what counts is the file, which gets its name when it is whole.
+    if let Some(volume) = newest_there(storage, &folder, prefix)? {
+        return Ok(Outcome::Template { volume });
+    }
+    Err(match end {
+        Ok(end) if end.success() => unavailable(format!(
+            "{name} is not on storage {storage} although its download reported success: see the task log in Proxmox"
+        )),
+        Ok(end) => failure(&argv, &end),
+        Err(fault) => did_not_happen(fault),
+    })
 }
 
 fn newest_there(storage: &StorageId, folder: &Path, prefix: &TemplatePrefix) -> Result<Option<VolumeId>, Fault> {

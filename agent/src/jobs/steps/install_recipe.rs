@@ -2,12 +2,18 @@
 //!
 //! Values reach the container as files of mode 0600, one for each, by way of files of mode 0600 in the agent's own folder that are removed after every
 //! push. Nothing is interpolated into a script, and no value is in an argument.
+//!
+//! `run`, a script of our own, runs `install` and leaves a file inside that says how it ended: so that is known also when the tool that ran it was lost.
 
 use super::{
-    act::{Act, Bound, failure},
+    act::{Act, Bound, did_not_happen, failure},
     standing,
 };
-use crate::{host::files, pve::argv};
+use crate::{
+    facts::processes,
+    host::{files, tool::ToolEnd},
+    pve::argv,
+};
 use proximity_protocol::{
     command::{Outcome, Target},
     fault::{Fault, FaultKind},
@@ -15,9 +21,24 @@ use proximity_protocol::{
     spec::{RECIPE_DIR, Recipe},
 };
 use std::{path::PathBuf, time::Duration};
+use tokio::time::{Instant, sleep};
 
 /// How long one push may take.
 const BOUND: Duration = Duration::from_secs(120);
+/// The name of the installation's run.
+const INSTALL: &str = "install";
+/// Between two looks at an installation that goes on without a tool.
+const LOOK: Duration = Duration::from_secs(1);
+/// Runs `install` and keeps its exit code under the name of the run, which is its argument.
+const RUN: &str = "#!/bin/sh
+folder=/var/lib/proximity/recipe
+rm -f \"$folder/end\"
+/bin/sh \"$folder/install\"
+code=$?
+echo \"$1 $code\" > \"$folder/end.new\" && sync \"$folder/end.new\"
+mv \"$folder/end.new\" \"$folder/end\"
+exit $code
+";
 
 pub(super) async fn run(act: &Act<'_>, target: &Target, recipe: &Recipe) -> Result<Outcome, Fault> {
     let vmid = target.vmid;
@@ -42,9 +63,16 @@ pub(super) async fn run(act: &Act<'_>, target: &Target, recipe: &Recipe) -> Resu
     }
     act.say("installing; this may take some minutes");
     let secrets: Vec<&str> = recipe.env.iter().map(|(_, value)| value.expose()).collect();
-    let argv = argv::run_script(vmid, &format!("{RECIPE_DIR}/install"));
-    let bound = Bound::Wait(Duration::from_secs(recipe.install_timeout_s.into()));
-    let end = act.tool("install", &argv, Some(vmid), bound, &secrets).await?;
+    let name = format!("{}-{}", act.operation, act.step);
+    let argv = argv::run_script_with(vmid, &format!("{RECIPE_DIR}/run"), &name);
+    let silence = Duration::from_secs(recipe.install_timeout_s.into());
+    let end = act
+        .tool(INSTALL, &argv, Some(vmid), Bound::Wait(silence), &secrets)
+        .await;
+    let end = match end {
+        Err(fault) if fault.kind == FaultKind::InDoubt => lost(act, target, &name, silence, fault).await?,
+        other => other?,
+    };
     if end.success() {
         return Ok(Outcome::Done);
     }
@@ -65,6 +93,48 @@ pub(super) async fn run(act: &Act<'_>, target: &Target, recipe: &Recipe) -> Resu
     .with_detail(&text))
 }
 
+/// How an installation ended whose tool left no result: it may go on inside the container, and leaves a file there at its end.
+async fn lost(act: &Act<'_>, target: &Target, name: &str, silence: Duration, fault: Fault) -> Result<ToolEnd, Fault> {
+    let vmid = target.vmid;
+    standing::require_running(act.node, target)?;
+    let (mut told, mut since) = (act.told(INSTALL)?, Instant::now());
+    while processes::any_with_word(act.node, vmid, name) {
+        let now = act.told(INSTALL)?;
+        if now != told {
+            (told, since) = (now, Instant::now());
+        } else if since.elapsed() > silence {
+            return Err(Fault::new(
+                FaultKind::DeadlineExceeded,
+                format!(
+                    "the app's installation in container {vmid} has told nothing for {} s; it goes on",
+                    silence.as_secs()
+                ),
+            ));
+        }
+        sleep(LOOK).await;
+    }
+    let argv = argv::show_file(vmid, &format!("{RECIPE_DIR}/end"));
+    let end = act.repeatable("installed", &argv, None, Bound::Wait(BOUND)).await?;
+    let code = end
+        .success()
+        .then(|| end.stdout.trim().strip_prefix(name)?.trim().parse::<i32>().ok())
+        .flatten();
+    match code {
+        Some(code) => Ok(ToolEnd {
+            code: Some(code),
+            stdout: act.told(INSTALL)?,
+            stderr: String::new(),
+        }),
+        None => Err(did_not_happen(Fault {
+            message: format!(
+                "the app's installation was interrupted before its end: {}",
+                fault.message
+            ),
+            ..fault
+        })),
+    }
+}
+
 fn last_line(text: &str) -> &str {
     text.lines()
         .rev()
@@ -76,6 +146,7 @@ fn last_line(text: &str) -> &str {
 /// Names below the recipe's folder, and what is in them.
 fn contents(recipe: &Recipe) -> Vec<(String, Vec<u8>)> {
     let mut all = vec![
+        ("run".to_owned(), RUN.as_bytes().to_vec()),
         ("install".to_owned(), recipe.install.clone().into_bytes()),
         ("health".to_owned(), recipe.health.clone().into_bytes()),
         ("port".to_owned(), format!("{}\n", recipe.port).into_bytes()),
@@ -120,7 +191,7 @@ async fn push(act: &Act<'_>, vmid: Vmid, n: usize, name: &str, content: Vec<u8>)
     })?;
     let argv = argv::push(vmid, &temporary.0, &format!("{RECIPE_DIR}/{name}"));
     let run = format!("push_{n}");
-    let end = act.tool(&run, &argv, Some(vmid), Bound::Wait(BOUND), &[]).await?;
+    let end = act.repeatable(&run, &argv, Some(vmid), Bound::Wait(BOUND)).await?;
     // It ends with zero also when it could not copy; only its words tell.
     if !end.success() || end.stderr.contains("failed to") {
         let fault = failure(&argv, &end);
@@ -152,6 +223,6 @@ mod tests {
             install_timeout_s: 5,
         };
         let names: Vec<String> = contents(&recipe).into_iter().map(|(name, _)| name).collect();
-        assert_eq!(names, ["install", "health", "port", "env/DB", "files/x.conf"]);
+        assert_eq!(names, ["run", "install", "health", "port", "env/DB", "files/x.conf"]);
     }
 }

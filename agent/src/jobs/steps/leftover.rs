@@ -1,21 +1,23 @@
-//! What a killed `pct create` of ours leaves: a configuration with only `lock: create`, its disk, and perhaps a mount. `unlock` and `destroy
-//! --destroy-unreferenced-disks` remove it, once nothing is mounted.
+//! What a killed tool of ours leaves. Of `pct create`: a configuration with only `lock: create`, its disk, and perhaps a mount. Of `pct destroy`: a
+//! configuration with `lock: destroyed`, and what it had not come to. `unlock` and `destroy --destroy-unreferenced-disks` remove it, once nothing is mounted.
 
 use super::{
-    act::{Act, Bound},
+    act::{Act, Bound, did_not_happen, failure},
     ensure_created::CREATE,
+    ensure_destroyed::DESTROY,
+    standing::Container,
 };
 use crate::{
-    facts::cluster,
+    facts::{cluster, tasks},
     host::tool,
     ownership::OwnershipRecord,
-    pve::{argv, tasks::TaskId},
+    pve::argv::{self, Argv},
 };
 use proximity_protocol::{
     fault::{Fault, FaultKind},
-    ids::Vmid,
+    ids::{OperationId, Vmid},
 };
-use std::{fs, io, path::Path, time::Duration};
+use std::{fs, path::Path, time::Duration};
 
 /// How long each of its tools may take.
 const BOUND: Duration = Duration::from_secs(300);
@@ -25,42 +27,13 @@ const ROUNDING_S: i64 = 2;
 /// Whether the half-made container is ours: we wrote a record when the number was free, our tool ran after that and was not told that the number is
 /// taken (the record would be gone), and a task on this node began to make the container after that.
 pub(super) fn is_ours(act: &Act<'_>, vmid: Vmid, record: &OwnershipRecord) -> Result<bool, Fault> {
-    let ran = tool::has_run(act.node, record.operation, CREATE, vmid).map_err(|error| {
-        Fault::new(
-            FaultKind::Internal,
-            format!("the agent's folder of tools cannot be read: {error}"),
-        )
-    })?;
+    let ran = has_run(act, record.operation, CREATE, vmid)?;
     if !ran && !record.interrupted {
         return Ok(false);
     }
-    let folder = act.node.host().task_log.join("tasks");
-    let unreadable = |error: io::Error| {
-        Fault::new(
-            FaultKind::Internal,
-            format!("task logs in {} cannot be read: {error}", folder.display()),
-        )
-    };
-    // The last hexadecimal digit of its start names the folder of a task.
-    for digit in "0123456789ABCDEF".chars() {
-        let entries = match fs::read_dir(folder.join(digit.to_string())) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(unreadable(error)),
-        };
-        for entry in entries {
-            let name = entry.map_err(unreadable)?.file_name();
-            let ours = TaskId::parse(&name.to_string_lossy()).is_some_and(|task| {
-                task.creates(vmid)
-                    && task.node == act.node.name().as_str()
-                    && task.started_unix_s + ROUNDING_S >= record.began_unix_s
-            });
-            if ours {
-                return Ok(true);
-            }
-        }
-    }
-    Ok(false)
+    Ok(tasks::of(act.node, "vzcreate", vmid)?
+        .iter()
+        .any(|task| task.id.started_unix_s + ROUNDING_S >= record.began_unix_s))
 }
 
 /// Removes it. The record stays.
@@ -68,15 +41,59 @@ pub(super) async fn remove(act: &Act<'_>, vmid: Vmid) -> Result<(), Fault> {
     act.say(&format!(
         "removing what an interrupted creation of container {vmid} left"
     ));
+    clear(act, vmid, &argv::destroy(vmid)).await
+}
+
+/// Finishes a destruction that was broken off. Somebody else's that goes on is waited for.
+pub(super) async fn finish_destroying(act: &Act<'_>, container: &Container) -> Result<(), Fault> {
+    let vmid = container.vmid;
+    if tasks::is_running(act.node, "vzdestroy", vmid)? {
+        return Err(Fault::new(
+            FaultKind::Locked,
+            format!("container {vmid} is being destroyed by a task of Proxmox; waiting for its end"),
+        ));
+    }
+    act.say(&format!(
+        "finishing the destruction of container {vmid}, which was interrupted"
+    ));
+    // Of what has no volumes any more it cannot be told whose it was: disks of its number are only looked for after our own tool.
+    let ours = !container.conf.is_half_destroyed() || has_run(act, act.operation, DESTROY, vmid)?;
+    let argv = if ours {
+        argv::destroy(vmid)
+    } else {
+        argv::destroy_empty(vmid)
+    };
+    clear(act, vmid, &argv).await
+}
+
+fn has_run(act: &Act<'_>, operation: OperationId, name: &str, vmid: Vmid) -> Result<bool, Fault> {
+    tool::has_run(act.node, operation, name, vmid).map_err(|error| {
+        Fault::new(
+            FaultKind::Internal,
+            format!("the agent's folder of tools cannot be read: {error}"),
+        )
+    })
+}
+
+/// Unmounts, unlocks and destroys; that the configuration is gone is what counts.
+async fn clear(act: &Act<'_>, vmid: Vmid, destroy: &Argv) -> Result<(), Fault> {
     unmount(act, vmid).await?;
     // Interrupted itself, it may have unlocked already.
     if cluster::conf(act.node, vmid)?.is_some_and(|conf| conf.get("lock").is_some()) {
         act.must("leftover_unlock", &argv::unlock(vmid), Some(vmid), Bound::Wait(BOUND))
             .await?;
     }
-    act.must("leftover_destroy", &argv::destroy(vmid), Some(vmid), Bound::Wait(BOUND))
-        .await?;
-    Ok(())
+    let end = act
+        .tool("leftover_destroy", destroy, Some(vmid), Bound::Wait(BOUND), &[])
+        .await;
+    if cluster::conf(act.node, vmid)?.is_none() {
+        return Ok(());
+    }
+    match end {
+        Ok(end) if end.success() => Ok(()),
+        Ok(end) => Err(failure(destroy, &end)),
+        Err(fault) => Err(did_not_happen(fault)),
+    }
 }
 
 /// A disk that stays mounted stays in use after its file is gone. It runs as a tool, in the machine's own mount namespace.

@@ -19,6 +19,7 @@ mod ensure_stopped;
 mod ensure_template;
 mod install_recipe;
 mod leftover;
+mod lost;
 mod standing;
 mod validate;
 

@@ -5,6 +5,7 @@ use crate::{
     host::NodeContext,
     ownership::{self, OwnershipRecord},
     pve::{
+        argv::TAG,
         cluster::{Guest, GuestKind},
         conf::Conf,
         words,
@@ -69,8 +70,8 @@ fn here(node: &NodeContext, vmid: Vmid, guest: &Guest, record: OwnershipRecord) 
             format!("the configuration of container {vmid} changes just now; try again"),
         )
     })?;
-    let making = conf.is_half_made();
-    if !making && !record.is_of(&conf) {
+    let nothing_to_compare = conf.is_half_made() || conf.is_half_destroyed();
+    if !nothing_to_compare && !record.is_of(&conf) {
         return Err(not_ours(
             vmid,
             "another container was made under its number; remove /etc/pve/priv/proximity/ of that number to forget ours",
@@ -95,13 +96,36 @@ pub(super) fn is_replaced(node: &NodeContext, target: &Target) -> Result<bool, F
     if !here {
         return Ok(false);
     }
-    Ok(cluster::conf(node, target.vmid)?
-        .is_some_and(|conf| !conf.is_half_made() && !record.is_of(&conf) && conf.mac() != record.mac.as_deref()))
+    Ok(cluster::conf(node, target.vmid)?.is_some_and(|conf| {
+        let comparable = !conf.is_half_made() && !conf.is_half_destroyed();
+        comparable && !record.is_of(&conf) && conf.mac() != record.mac.as_deref()
+    }))
+}
+
+/// Whether a container of this node has our tag under the number, but no record says whose it is: it may be ours. Then it can neither be touched nor be
+/// said to be gone.
+pub(super) fn has_lost_its_record(node: &NodeContext, target: &Target) -> Result<bool, Fault> {
+    let vmid = target.vmid;
+    if ownership::read(node, vmid)?.is_some() {
+        return Ok(false);
+    }
+    let guests = cluster::guests(node)?.guests;
+    let here = guests
+        .get(&vmid)
+        .is_some_and(|guest| guest.kind == GuestKind::Container && guest.node == node.name().as_str());
+    Ok(here && cluster::conf(node, vmid)?.is_some_and(|conf| conf.has_tag(TAG)))
 }
 
 /// The container, which must be there.
 pub(super) fn require(node: &NodeContext, target: &Target) -> Result<Container, Fault> {
     match look(node, target)? {
+        Standing::Ours(container) if container.conf.is_being_destroyed() => Err(Fault::new(
+            FaultKind::ContainerMissing,
+            format!(
+                "the destruction of container {} of app {} has begun: delete the app, which finishes it",
+                target.vmid, target.owner.app
+            ),
+        )),
         Standing::Ours(container) => Ok(*container),
         Standing::Missing(_) => Err(Fault::new(
             FaultKind::ContainerMissing,

@@ -108,7 +108,7 @@ pub struct Native {
     pub health: String,
     /// Further files.
     pub files: Vec<RecipeFile>,
-    /// Bound on `install`, seconds.
+    /// How long `install` may tell nothing, seconds.
     pub install_timeout_s: u32,
     /// How long the app may take until `health` is content, seconds.
     pub health_timeout_s: u32,

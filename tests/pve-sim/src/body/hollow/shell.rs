@@ -1,7 +1,7 @@
 //! What can be run inside a hollow container. Every command line is recorded in `exec.log`; a few are played: those that
 //! the recipe runner uses, and what the transcripts run. Anything else fails loudly with exit 99.
 //!
-//! `/bin/sh /var/lib/proximity/recipe/install` marks the app as installed; `…/health` fails until then. Both must have
+//! `/bin/sh /var/lib/proximity/recipe/install` marks the app as installed, `…/run` runs it; `…/health` fails until then. All must have
 //! been pushed.
 
 use std::fs;
@@ -84,7 +84,7 @@ impl Words<'_, '_> {
             ("false", _) => Ok(1),
             ("echo", words) => self.out(&format!("{}\n", words.join(" "))),
             ("sh" | "bash", ["-c", script, ..]) => self.script(script),
-            ("sh" | "bash", [script, ..]) => self.script_file(script),
+            ("sh" | "bash", [script, words @ ..]) => self.script_file(script, words),
             ("env", []) => self.environment(),
             ("env" | "timeout" | "nice", words) => {
                 // `env A=b cmd`, `timeout 5 cmd`: the command behind.
@@ -110,7 +110,7 @@ impl Words<'_, '_> {
             ("ls", ["-1", folder] | [folder]) => self.ls(folder),
             ("rm", words) => self.rm(words),
             ("test" | "[", words) => Ok(self.test(words)),
-            (program, _) if program.starts_with('/') && program.starts_with(RECIPE) => self.script_file(program),
+            (program, _) if program.starts_with('/') && program.starts_with(RECIPE) => self.script_file(program, rest),
             (program, _) if program.starts_with('/') && !self.path(program).exists() => Ok(self.err(
                 &format!(
                     "lxc-attach: {}: ../src/lxc/attach.c: lxc_attach_run_command: 1841 No such file or directory - Failed to exec \"{program}\"",
@@ -122,8 +122,8 @@ impl Words<'_, '_> {
         }
     }
 
-    /// `install` and `health` of the recipe.
-    fn script_file(&mut self, script: &str) -> Result<i32, BodyError> {
+    /// `run`, `install` and `health` of the recipe. `run` is the agent's own: it runs `install` and keeps its exit code in `end`.
+    fn script_file(&mut self, script: &str, words: &[&str]) -> Result<i32, BodyError> {
         if !self.path(script).is_file() {
             return Ok(self.err(&format!("sh: 0: cannot open {script}: No such file"), 2));
         }
@@ -133,6 +133,13 @@ impl Words<'_, '_> {
                 fs::write(&mark, "").map_err(io_at(&mark))?;
                 super::nudge(self.ct)?;
                 self.out("simulated by pve-sim (hollow body): nothing was really installed\n")
+            }
+            Some("run") => {
+                let code = self.script_file(&format!("{RECIPE}/install"), &[])?;
+                let end = self.path(&format!("{RECIPE}/end"));
+                let text = format!("{} {code}\n", words.first().unwrap_or(&""));
+                fs::write(&end, text).map_err(io_at(&end))?;
+                Ok(code)
             }
             Some("health") if mark.exists() => Ok(0),
             Some("health") => Ok(self.err("simulated by pve-sim (hollow body): not installed yet", 1)),
