@@ -2,7 +2,7 @@
 
 use crate::{
     config::Config,
-    facts::Sampler,
+    facts::{Pulse, Sampler},
     host::{self, HostError, NodeContext},
     identity::{
         self, Identity, IdentityError,
@@ -231,6 +231,10 @@ impl NodeView for Port {
 
     fn inventory(&self) -> BoxFuture<'_, Inventory> {
         Box::pin(self.0.inventory())
+    }
+
+    fn pulse(&self) -> BoxFuture<'_, Pulse> {
+        Box::pin(self.0.pulse())
     }
 
     fn sampler(&self) -> Box<dyn FnMut() -> Sample + Send> {

@@ -12,6 +12,7 @@ mod inventory;
 mod node_facts;
 mod node_figures;
 pub(crate) mod processes;
+mod pulse;
 pub(crate) mod running;
 mod sampler;
 pub(crate) mod storages;
@@ -20,6 +21,7 @@ pub(crate) mod tasks;
 pub(crate) mod testing;
 mod traffic;
 
+pub use pulse::Pulse;
 pub use sampler::Sampler;
 
 pub(crate) use crate::host::NodeContext;

@@ -24,6 +24,7 @@ pub(crate) use error::LinkError;
 pub(crate) use report::Repairs;
 
 use crate::{
+    facts::Pulse,
     identity::{
         come_back::{ReturnError, come_back},
         dial::{self, DialError, Dialled},
@@ -54,6 +55,8 @@ pub(crate) trait NodeView: Send + Sync + 'static {
     fn facts(&self) -> BoxFuture<'_, Result<NodeFacts, Fault>>;
     /// What is on it.
     fn inventory(&self) -> BoxFuture<'_, Inventory>;
+    /// Whether something on it has changed, quickly.
+    fn pulse(&self) -> BoxFuture<'_, Pulse>;
     /// A source of live figures; each call blocks for as long as it reads.
     fn sampler(&self) -> Box<dyn FnMut() -> Sample + Send>;
 }

@@ -13,6 +13,9 @@ use tokio::{
 
 /// How often the node is looked at for changes.
 const LOOK_INTERVAL: Duration = Duration::from_secs(30);
+/// How often it is asked whether guests have moved, started or stopped, or the cluster's quorum has changed: then it is looked at once. While a container that
+/// moved is not told of, nobody publishes its port.
+const PULSE_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Repairs of published ports, counted until they are told: they happen without a link too.
 #[derive(Debug, Default)]
@@ -52,11 +55,22 @@ async fn looks(link: &Link, events: &mpsc::Sender<Event>, refresh: &Notify) {
     // Hello told the facts just now.
     let mut facts_told = link.node.facts().await.ok();
     let mut inventory_told: Option<Inventory> = None;
+    let mut pulses = tokio::time::interval(PULSE_INTERVAL);
+    pulses.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut pulse = link.node.pulse().await;
     loop {
         let asked = tokio::select! {
             biased;
             () = refresh.notified() => true,
             _ = ticks.tick() => false,
+            _ = pulses.tick() => {
+                let now = link.node.pulse().await;
+                if now == pulse {
+                    continue;
+                }
+                pulse = now;
+                false
+            }
         };
         match link.node.facts().await {
             Ok(facts) if asked || facts_told.as_ref() != Some(&facts) => {

@@ -6,6 +6,7 @@ mod roots;
 
 use super::{Link, NodeView, Repairs, status::StatusFile};
 use crate::{
+    facts::Pulse,
     identity::{
         self, JoinRequest,
         clock::{SharedClock, SystemClock},
@@ -67,6 +68,9 @@ impl NodeView for Node {
                 published: vec![],
             }
         })
+    }
+    fn pulse(&self) -> BoxFuture<'_, Pulse> {
+        Box::pin(async { Pulse::default() })
     }
     fn sampler(&self) -> Box<dyn FnMut() -> Sample + Send> {
         let mut at_unix_ms = 0;

@@ -2,11 +2,12 @@
 //!
 //! What is wanted lies in `<state>/published.json` (synced, renamed) and is written before the table is. The table is always replaced as a whole, in one
 //! transaction of `nft`. It is set again at start, before the link, and whenever a look at it shows something else than what was set: other tools flush
-//! the whole ruleset.
+//! the whole ruleset. An entry whose container has gone to another node of the cluster is taken out ([`departed`]).
 //!
 //! What a packet filter drops (the Proxmox firewall) is not ours to open; publishing verifies that the port answers and says so if it does not.
 
 mod apply;
+mod departed;
 mod desired;
 mod listening;
 mod ruleset;
@@ -28,6 +29,8 @@ use tokio::{
 
 /// How often the table is looked at.
 const WATCH: Duration = Duration::from_secs(10);
+/// How often it is looked whether a container has left: two small files.
+const GLANCE: Duration = Duration::from_secs(2);
 /// How long a new port may take to answer.
 const ANSWER: Duration = Duration::from_secs(20);
 /// Between two tries to connect.
@@ -36,7 +39,7 @@ const RETRY: Duration = Duration::from_millis(250);
 /// Sets the table from the stored ports, at start and before the link. Answers how many ports are published.
 pub async fn restore(node: &NodeContext) -> Result<u32, Fault> {
     let mut last = node.lock_publishing().await;
-    let wanted = desired::load(node)?;
+    let wanted = load_present(node)?.0;
     // Nothing is wanted, but a table may still stand: the last port was taken back, and the agent or `nft` broke off before the table was.
     if wanted.is_empty() && !apply::is_there(node).await? {
         return Ok(0);
@@ -45,15 +48,37 @@ pub async fn restore(node: &NodeContext) -> Result<u32, Fault> {
     Ok(u32::try_from(wanted.len()).unwrap_or(u32::MAX))
 }
 
-/// Looks every 10 s whether the table still stands and sets it again if not; sends how many entries were set again. Ends when `tx` is closed.
+/// What is wanted, without the entries whose containers have left: those are forgotten, on the disk too. Answers also whether there were some.
+fn load_present(node: &NodeContext) -> Result<(Vec<PublishedPort>, bool), Fault> {
+    let mut wanted = desired::load(node)?;
+    let gone = departed::take_out(node, &mut wanted);
+    for port in &gone {
+        tracing::warn!(vmid = %port.vmid, app_id = %port.owner.app, public_port = port.public_port, "the container is on another node now; its port leads there no more from here");
+    }
+    if !gone.is_empty() {
+        desired::store(node, &wanted)?;
+    }
+    Ok((wanted, !gone.is_empty()))
+}
+
+/// Looks every 2 s whether containers have left, and every 10 s whether the table still stands, and sets it again if not; sends how many entries were set
+/// again. Ends when `tx` is closed.
 pub async fn watch(node: NodeContext, tx: mpsc::Sender<u32>) {
-    let mut ticks = interval(WATCH);
+    let mut ticks = interval(GLANCE);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut looked: Option<Instant> = None;
     loop {
         tokio::select! {
             () = tx.closed() => return,
             _ = ticks.tick() => {}
         }
+        if looked.is_some_and(|at| at.elapsed() < WATCH) {
+            if let Err(fault) = drop_departed(&node).await {
+                tracing::warn!(%fault, "ports of containers that have left could not be taken back; tried again in 2 s");
+            }
+            continue;
+        }
+        looked = Some(Instant::now());
         match repair(&node).await {
             Ok(0) => {}
             Ok(count) => {
@@ -70,9 +95,21 @@ pub async fn watch(node: NodeContext, tx: mpsc::Sender<u32>) {
     }
 }
 
+async fn drop_departed(node: &NodeContext) -> Result<(), Fault> {
+    let mut last = node.lock_publishing().await;
+    match load_present(node)? {
+        (_, false) => Ok(()),
+        (wanted, true) => apply::apply(node, &wanted, &mut last).await,
+    }
+}
+
 async fn repair(node: &NodeContext) -> Result<u32, Fault> {
     let mut last = node.lock_publishing().await;
-    let wanted = desired::load(node)?;
+    let (wanted, changed) = load_present(node)?;
+    if changed {
+        apply::apply(node, &wanted, &mut last).await?;
+        return Ok(0);
+    }
     if wanted.is_empty() || apply::stands(node, &last).await? {
         return Ok(0);
     }
