@@ -176,9 +176,11 @@ fn download(call: &mut Call<'_>, usage: &str) -> Result<(), Stop> {
             .template_pool
             .clone()
             .filter(|pool| !pool.join(OFFLINE).exists());
-        let copied = pool
-            .ok_or(io::ErrorKind::NotConnected.into())
-            .and_then(|pool| fs::copy(pool.join(&template), &temporary));
+        let copied = pool.ok_or(io::ErrorKind::NotConnected.into()).and_then(|pool| {
+            // Proxmox makes the folders of a storage when it activates it.
+            temporary.parent().map_or(Ok(()), fs::create_dir_all)?;
+            fs::copy(pool.join(&template), &temporary)
+        });
         if copied.is_err() {
             // Nothing may be there to remove.
             let _ = fs::remove_file(&temporary);
