@@ -82,6 +82,7 @@ lxc.uts.name = pve1
 lxc.apparmor.profile = unconfined
 lxc.net.0.type = empty
 lxc.mount.auto = proc:rw sys:rw cgroup:rw
+lxc.console.logfile = $lab/console.log
 CONFIG
 }
 

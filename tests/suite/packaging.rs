@@ -140,3 +140,57 @@ fn the_coordinators_file_is_all_defaults() {
         load(path).unwrap_err().to_string()
     });
 }
+
+/// The service could not read it otherwise. Only root can act as another user.
+#[test]
+fn what_root_makes_on_the_command_line_belongs_to_the_service() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+    const SERVICE: u32 = 64_433;
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: it needs root");
+        return;
+    }
+    let programs = proximity_tests::programs::Programs::build().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let state = dir.path().join("state");
+    fs::create_dir(&state).unwrap();
+    fs::set_permissions(&state, fs::Permissions::from_mode(0o700)).unwrap();
+    chown(&state, Some(SERVICE), Some(SERVICE)).unwrap();
+    // Only root may read it.
+    let password = dir.path().join("password");
+    fs::write(&password, "correct-horse-battery").unwrap();
+    fs::set_permissions(&password, fs::Permissions::from_mode(0o600)).unwrap();
+    let run = |arguments: &[&str]| {
+        let output = std::process::Command::new(&programs.coordinator)
+            .env("PROXIMITY_STATE", &state)
+            .env("PROXIMITY_ADVERTISE", "192.0.2.1:4433")
+            .args(arguments)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    run(&[
+        "user",
+        "create",
+        "--admin",
+        "ada",
+        "--password-file",
+        password.to_str().unwrap(),
+    ]);
+    run(&["token", "create"]);
+    let mut folders = vec![state.clone()];
+    let mut seen = 0;
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let found = fs::symlink_metadata(&path).unwrap();
+            assert_eq!((found.uid(), found.gid()), (SERVICE, SERVICE), "{}", path.display());
+            seen += 1;
+            if found.is_dir() {
+                folders.push(path);
+            }
+        }
+    }
+    assert!(seen > 2, "registry, certificate authority, keys");
+}

@@ -3,6 +3,7 @@
 mod ca;
 mod catalog;
 pub mod exit;
+mod owner;
 mod password;
 mod serve;
 mod token;

@@ -1,6 +1,9 @@
 //! `token`: join tokens, for whoever has the machine. Works on the registry's file, whether `serve` runs or not.
 
-use super::exit::{self, Failure};
+use super::{
+    exit::{self, Failure},
+    owner::become_owner,
+};
 use crate::{
     clock::{Clock as _, SystemClock},
     config::Config,
@@ -102,6 +105,7 @@ pub(super) fn print(lines: impl Iterator<Item = String>) -> Result<(), Failure> 
 impl Token {
     pub(super) async fn execute(self, config: &Config) -> Result<(), Failure> {
         config.ensure_state()?;
+        become_owner(&config.state)?;
         let store = Store::open(&config.registry()).await?;
         let done = self.on(config, &store).await;
         store.close().await;

@@ -1,6 +1,6 @@
 //! `user`: accounts, for whoever has the machine.
 
-use super::{exit::Failure, password};
+use super::{exit::Failure, owner::become_owner, password};
 use crate::{
     auth::{passwords::Passwords, setup_code::SetupCode},
     clock::SystemClock,
@@ -50,6 +50,7 @@ impl User {
                 password::read(password::PASSWORD, password_file.as_deref())?,
             ),
         };
+        become_owner(&config.state)?;
         let store = Store::open(&config.registry()).await?;
         let users = UserService::new(
             store.clone(),

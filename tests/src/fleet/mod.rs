@@ -94,8 +94,12 @@ pub struct Fleet {
 
 impl Fleet {
     /// Sets everything up and waits until each node is online. `say` hears what happens.
-    pub async fn start(spec: &FleetSpec, mut say: impl FnMut(&str)) -> Result<Self> {
-        let programs = Programs::build()?.clone();
+    pub async fn start(spec: &FleetSpec, say: impl FnMut(&str)) -> Result<Self> {
+        Self::start_with(Programs::build()?.clone(), spec, say).await
+    }
+
+    /// The same with other executables than those of the workspace's build.
+    pub async fn start_with(programs: Programs, spec: &FleetSpec, mut say: impl FnMut(&str)) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("proximity-").tempdir()?;
         let all = spec.nodes + spec.clusters.iter().sum::<u8>();
         let ground = Ground::prepare(spec.body, all, &mut say)?;
