@@ -13,7 +13,9 @@ repository_open() {
 
 # Again after each boot: the network is a new one.
 repository_serve() {
-    beside python3 -m http.server --bind 127.0.0.1 --directory "$repository" 8090 >"$lab/http.log" 2>&1 &
+    [ -z "${server:-}" ] || kill "$server" 2>/dev/null || true
+    # Not by `beside`: what is killed in the end must be the server itself.
+    nsenter --net="/proc/$(init_pid)/ns/net" -- python3 -m http.server --bind 127.0.0.1 --directory "$repository" 8090 >"$lab/http.log" 2>&1 &
     server=$!
     until_true 20 "the repository is served" beside curl -fsS -o /dev/null http://127.0.0.1:8090/dists/stable/InRelease
 }

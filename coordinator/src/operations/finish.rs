@@ -43,7 +43,12 @@ impl Drive<'_> {
         };
         draft.operation.reason = (!done).then_some(why);
         draft.operation.finished_at = Some(self.engine.deps().clock.now_ms());
+        let app_id = draft.operation.app_id.clone();
+        let state = draft.operation.state;
         let pause = self.write(draft).await?;
+        if pause.is_none() {
+            tracing::info!(operation_id = %self.id, app_id, kind = kind.name, ?state, "an operation has ended");
+        }
         if let Some(node) = node {
             self.engine.deps().commands.committed(node, self.id, None);
         }
