@@ -25,6 +25,7 @@ use crate::{
         auth::AuthService,
         authority::Authority,
         catalog::{self, CatalogError, CatalogService},
+        clock_alarm,
         hosts::Hosts,
         join_tokens::JoinTokens,
         nodes::Nodes,
@@ -250,6 +251,9 @@ impl Coordinator {
         keep(&tasks, &stop, &broken_tx, "the watch over the authority", async move {
             authority.run(token).await;
         });
+
+        let watching = clock_alarm::run(store.clone(), live.clone(), Arc::clone(&clock), stop.clone());
+        keep(&tasks, &stop, &broken_tx, "the watch over the clocks", watching);
 
         let setup = SetupCode::new(&config.state);
         let sessions = Sessions::new(store.clone(), Arc::clone(&clock), signer);

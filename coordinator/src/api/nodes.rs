@@ -19,6 +19,7 @@ pub(super) fn routes() -> Router<Api> {
         .route("/nodes", get(list))
         .route("/nodes/{id}", get(one))
         .route("/nodes/{id}/revoke", post(revoke))
+        .route("/nodes/{id}/rekey", post(rekey))
         .route("/nodes/{id}/drain", post(drain))
         .route("/nodes/{id}/undrain", post(undrain))
 }
@@ -45,6 +46,10 @@ async fn revoke(
     Path(id): Path<String>,
 ) -> Answer<impl IntoResponse> {
     Ok(axum::Json(api.nodes.revoke(admin.caller(), &id).await?))
+}
+
+async fn rekey(State(api): State<Api>, admin: Admin, _: NoParams, Path(id): Path<String>) -> Answer<impl IntoResponse> {
+    Ok(axum::Json(api.nodes.rekey(admin.caller(), &id).await?))
 }
 
 async fn drain(State(api): State<Api>, known: Known, _: NoParams, Path(id): Path<String>) -> Answer<impl IntoResponse> {

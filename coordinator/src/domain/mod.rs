@@ -3,6 +3,7 @@
 pub mod address_pool;
 pub mod app_state;
 pub mod catalog;
+pub mod clocks;
 pub mod network;
 pub mod operation_state;
 pub mod placement;

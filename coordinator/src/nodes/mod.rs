@@ -62,6 +62,21 @@ pub trait NodeQueries: Send + Sync + 'static {
     fn refresh(&self, node: NodeId) -> BoxFuture<'_, Result<(), CommandError>>;
     /// Closes the link of a revoked node now.
     fn disconnect(&self, node: NodeId, code: u32, reason: &str);
+    /// What the node's agent has shown itself with; `None`: it is not connected.
+    fn shown(&self, _node: NodeId) -> Option<Shown> {
+        None
+    }
+    /// Asks the agent to replace its key now. Best effort: its next Welcome says it again.
+    fn renew_now(&self, _node: NodeId) {}
+}
+
+/// What an agent has shown itself with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shown {
+    /// Serial of its certificate, hexadecimal.
+    pub serial: String,
+    /// Whether it can replace its key when it is asked to, and follow from root to root.
+    pub follows: bool,
 }
 
 /// A node came or went.

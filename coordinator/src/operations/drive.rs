@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     clock::UnixMs,
-    domain::operation_state::OperationState,
+    domain::{operation_state::OperationState, placement::Admission},
     store::{
         StoreError, app_secrets,
         apps::{self, AppRow},
@@ -56,6 +56,8 @@ pub(super) struct Moment {
     pub(super) app: AppRow,
     pub(super) data: Data,
     pub(super) node: String,
+    /// The node was thrown out.
+    pub(super) revoked: bool,
     reserved_address: Option<Ipv4Addr>,
 }
 
@@ -132,7 +134,7 @@ impl<'a> Drive<'a> {
             ))
         })?;
         let node = match operation.node_id {
-            Some(node) => fleet::node_by_id(&mut conn, node).await?.map(|n| n.name),
+            Some(node) => fleet::node_by_id(&mut conn, node).await?,
             None => None,
         };
         let reserved_address = reservations::address_of(&mut conn, app.id.as_str()).await?;
@@ -142,7 +144,8 @@ impl<'a> Drive<'a> {
             steps,
             app,
             data,
-            node: node.unwrap_or_else(|| "a node that is no longer in the registry".into()),
+            revoked: node.as_ref().is_some_and(|node| node.admission == Admission::Revoked),
+            node: node.map_or_else(|| "a node that is no longer in the registry".into(), |node| node.name),
             reserved_address,
         }))
     }

@@ -3,10 +3,11 @@
 use super::{
     drive::{Drive, Pause},
     retry::EngineSettings,
+    revoked,
 };
 use crate::{
     clock::SharedClock,
-    events::Bus,
+    events::{Bus, Event},
     nodes::{NodeChange, SharedCommands, inventories::Inventories},
     secrets::Sealer,
     store::{Store, StoreError, operations},
@@ -14,6 +15,7 @@ use crate::{
 use proximity_protocol::ids::{Epoch, NodeId, OperationId};
 use std::{
     collections::HashMap,
+    convert::Infallible,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -99,6 +101,30 @@ impl Engine {
     /// Carries out operations until `shutdown`: first those that an earlier run left, then what comes. On shutdown it parks: what is under way on nodes goes
     /// on there, and the next run asks for the results.
     pub async fn run(&self, shutdown: CancellationToken) {
+        let revocations = self.listen(self.0.deps.bus.subscribe());
+        tokio::select! {
+            () = self.rounds(shutdown) => {}
+            never = revocations => match never {},
+        }
+    }
+
+    /// A node was thrown out: whatever waits for it waits in vain. Which operations those are, their rows say.
+    async fn listen(&self, mut events: broadcast::Receiver<Event>) -> Infallible {
+        loop {
+            match events.recv().await {
+                Ok(event) if !revoked::is_revocation(&event) => {}
+                Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {
+                    for notify in lock(&self.0.active).values() {
+                        notify.notify_one();
+                    }
+                }
+                // It cannot be: this engine holds the bus.
+                Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
+            }
+        }
+    }
+
+    async fn rounds(&self, shutdown: CancellationToken) {
         let mut tasks: JoinSet<OperationId> = JoinSet::new();
         let mut names: HashMap<tokio::task::Id, OperationId> = HashMap::new();
         loop {

@@ -6,7 +6,8 @@
 //! anywhere costs nothing: a command whose answer was not recorded is sent again with the same key, and the agent answers with what it has recorded.
 //!
 //! What a fault leads to is decided in [`retry`]: waiting (somebody else's lock; no try is spent), trying again, choosing another VMID, port or address,
-//! following a container that moved to another node of its cluster (`follow`), taking back, or giving up with the operator's action named.
+//! following a container that moved to another node of its cluster (`follow`), taking back, or giving up with the operator's action named. A node that is
+//! away is waited for, one that was revoked is not (`revoked`).
 //!
 //! What this room does not do: it decides nothing about who may do what (services do), and it never concludes from silence that something is gone.
 
@@ -30,6 +31,7 @@ mod acts;
 mod drive;
 mod finish;
 pub(crate) mod follow;
+mod revoked;
 mod send;
 mod settle;
 #[cfg(test)]

@@ -190,13 +190,16 @@ impl Drive<'_> {
         draft.steps.push(row.clone());
     }
 
-    /// The node is away: nothing was decided, no try was spent.
+    /// The node is away: nothing was decided, no try was spent. One that was thrown out is not waited for.
     pub(super) async fn offline(&self, moment: Moment, at: At, node: NodeId) -> Advance {
         self.not_there(moment, at, node, "").await
     }
 
     /// The same with what is known besides.
     pub(super) async fn not_there(&self, mut moment: Moment, at: At, node: NodeId, besides: &str) -> Advance {
+        if moment.revoked {
+            return self.revoked(moment, at).await;
+        }
         let why = format!("{} is not connected{besides}", moment.node);
         if moment.operation.reason.as_deref() != Some(&why) {
             let row = &mut moment.steps[at.place];

@@ -7,6 +7,7 @@ pub mod audit;
 pub mod auth;
 pub mod authority;
 pub mod catalog;
+pub mod clock_alarm;
 pub mod enrolment;
 pub mod hosts;
 pub mod join_tokens;

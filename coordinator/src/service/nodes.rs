@@ -3,12 +3,16 @@
 use super::{Caller, Role, ServiceError, settings::only_admins};
 use crate::{
     clock::{SharedClock, UnixMs, rfc3339},
-    domain::placement::Admission,
+    domain::{
+        clocks::{self, Clocks},
+        placement::Admission,
+    },
     events::{Bus, NewEvent},
     live::Live,
     nodes::{SharedQueries, inventories::Inventories},
     store::{
         self, AuditEntry, Connection, Store, StoreError, certificates, hosts,
+        node_trust::{self, Cloned},
         nodes::{self as rows, NodeRow},
     },
 };
@@ -57,6 +61,56 @@ pub struct NodeView {
     pub last_updated: Option<String>,
     /// When its certificate ends.
     pub certificate_expires_at: Option<String>,
+    /// What is wrong with the node itself; null: nothing that is known.
+    pub alarm: Option<NodeAlarm>,
+}
+
+/// What is wrong with a node, and what to do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct NodeAlarm {
+    /// `cloned`, `clock`.
+    pub kind: &'static str,
+    /// Since when, where that is known.
+    pub since: Option<String>,
+    /// What was seen.
+    pub message: String,
+    /// What to do.
+    pub action: String,
+}
+
+fn cloned_alarm(node: NodeId, cloned: &Cloned) -> NodeAlarm {
+    NodeAlarm {
+        kind: "cloned",
+        since: Some(rfc3339(cloned.since)),
+        message: cloned.message.clone(),
+        action: format!(
+            "If the machine that serves is the right one: POST /api/proxmox/nodes/{node}/rekey, which makes the copied key worthless, and join the copy with a \
+             token of its own. If it is not: revoke the node, and join the right machine with a new token and --take-over."
+        ),
+    }
+}
+
+fn clock_alarm(node: NodeId, clocks: &Clocks) -> Option<NodeAlarm> {
+    let (message, action) = match clocks {
+        Clocks::NodesOff(off) => {
+            let (_, by) = off.iter().find(|(of, _)| *of == node)?;
+            (
+                format!("this node's clock is {} the coordinator's", clocks::words(*by)),
+                "Set the node's clock, and let chrony or systemd-timesyncd keep it.",
+            )
+        }
+        Clocks::Either(of, by) if *of == node => (
+            format!("this node's clock is {} the coordinator's", clocks::words(*by)),
+            "One of the two is wrong: compare `date -u` on both and set that one.",
+        ),
+        _ => return None,
+    };
+    Some(NodeAlarm {
+        kind: "clock",
+        since: None,
+        message,
+        action: action.into(),
+    })
 }
 
 /// The use cases.
@@ -144,13 +198,23 @@ impl Nodes {
     async fn views(&self, tx: &mut Connection, nodes: Vec<NodeRow>) -> Result<Vec<NodeView>, ServiceError> {
         let hosts: HashMap<i64, String> = hosts::list(tx).await?.into_iter().map(|h| (h.id, h.name)).collect();
         let expiries = certificates::expiries(tx).await?;
+        let trust = node_trust::all(tx).await?;
+        let clocks = clocks::judge(&self.live.clocks());
         let now = self.clock.now_ms();
         Ok(nodes
             .into_iter()
             .map(|node| {
                 let host = hosts.get(&node.host_id).cloned().unwrap_or_default();
                 let expires = expiries.get(&node.id).copied();
-                self.view(node, host, expires, now)
+                let cloned = trust.get(&node.id).and_then(|trust| trust.cloned.as_ref());
+                let alarm = match cloned {
+                    Some(cloned) => Some(cloned_alarm(node.id, cloned)),
+                    None => clock_alarm(node.id, &clocks),
+                };
+                NodeView {
+                    alarm,
+                    ..self.view(node, host, expires, now)
+                }
             })
             .collect())
     }
@@ -194,6 +258,7 @@ impl Nodes {
             agent_version: node.agent_version,
             last_updated: if online { Some(now) } else { node.last_seen }.map(rfc3339),
             certificate_expires_at: expires.map(rfc3339),
+            alarm: None,
             name: node.name,
         }
     }
@@ -209,6 +274,47 @@ impl Nodes {
         );
         self.live.forget(node);
         self.inventories.forget(node);
+        self.get(caller, id).await
+    }
+
+    /// The machine that is connected keeps the node's identity under a new key, which it makes at once: copies of the old one are worth nothing from the new
+    /// one's first use on, and an alarm about a clone ends then.
+    pub async fn rekey(&self, caller: &Caller, id: &str) -> Result<NodeView, ServiceError> {
+        only_admins(caller)?;
+        let node: NodeId = id.parse().map_err(|_| unknown(id))?;
+        let now = self.clock.now_ms();
+        let mut tx = self.store.begin().await?;
+        let row = rows::get(&mut tx, node).await?.ok_or_else(|| unknown(id))?;
+        let shown = self.links.shown(node).ok_or_else(|| {
+            ServiceError::Conflict(format!(
+                "the node {:?} is not connected, so there is nobody who could make a new key; wait until the right machine is, or revoke the node and join it \
+                 with a new token and --take-over",
+                row.name
+            ))
+        })?;
+        if !shown.follows {
+            return Err(ServiceError::Conflict(format!(
+                "the agent of {:?} is too old to replace its key when asked: update proximity-agent there, or revoke the node and join it with a new token and \
+                 --take-over",
+                row.name
+            )));
+        }
+        node_trust::set_rekey_from(&mut tx, node, Some(&shown.serial)).await?;
+        let entry = AuditEntry {
+            actor: caller.username.clone(),
+            action: "node.rekey".into(),
+            target: Some(id.to_owned()),
+            remote: caller.remote.clone(),
+            outcome: "ok".into(),
+            detail: Some(format!(
+                "node {}: the key of certificate {} is to go",
+                row.name, shown.serial
+            )),
+            request_id: caller.request_id.clone(),
+        };
+        store::audit(&mut tx, now, &entry).await?;
+        tx.commit().await.map_err(StoreError::from)?;
+        self.links.renew_now(node);
         self.get(caller, id).await
     }
 

@@ -1,7 +1,11 @@
 //! Whether a certificate's holder may come in: by what the registry says now, not by the signature alone.
 
 use super::{Deps, connections::Link};
-use crate::store::{self, AuditEntry, Connection, Store, StoreError, certificates, hosts, node_trust, nodes};
+use crate::{
+    clock::UnixMs,
+    events::{Event, NewEvent},
+    store::{self, AuditEntry, Connection, Store, StoreError, certificates, hosts, node_trust, nodes},
+};
 use proximity_protocol::{
     close,
     fault::{Fault, FaultKind},
@@ -95,8 +99,42 @@ pub(super) async fn register(
         };
         store::audit(&mut tx, now, &entry).await?;
     }
+    let told = rekeyed(&mut tx, now, node, &serial).await?;
     tx.commit().await.map_err(StoreError::from)?;
+    if let Some(event) = told {
+        deps.bus.publish(event);
+    }
     Ok(serial)
+}
+
+/// A certificate after the one whose key had to go is in use: copies of that key are worth nothing any more, and the alarm is over.
+async fn rekeyed(tx: &mut Connection, now: UnixMs, node: NodeId, serial: &str) -> Result<Option<Event>, StoreError> {
+    let trust = node_trust::get(tx, node).await?;
+    if trust.rekey_from.as_deref().is_none_or(|from| from == serial) {
+        return Ok(None);
+    }
+    node_trust::set_rekey_from(tx, node, None).await?;
+    node_trust::set_cloned(tx, node, None).await?;
+    let entry = AuditEntry {
+        actor: node.to_string(),
+        action: "node.rekeyed".into(),
+        target: Some(node.to_string()),
+        outcome: "ok".into(),
+        detail: Some(format!(
+            "certificate {serial} is of a new key; copies of the one before are worth nothing"
+        )),
+        ..AuditEntry::default()
+    };
+    store::audit(tx, now, &entry).await?;
+    let name = nodes::get(tx, node).await?.map(|row| row.name);
+    let event = NewEvent {
+        kind: "node",
+        app_id: None,
+        operation_id: None,
+        owner_id: None,
+        data: serde_json::json!({"node_id": node, "name": name, "change": "rekeyed"}),
+    };
+    store::insert_event(tx, now, event).await.map(Some)
 }
 
 /// Fresh facts of a connected node.

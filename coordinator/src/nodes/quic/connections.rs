@@ -1,16 +1,19 @@
 //! The links of connected agents, by node: commands and questions find their connection here.
 
-use super::command;
+use super::{
+    command,
+    seating::{self, Claim, History, Holder, Known, Verdict},
+};
 use crate::{
-    clock::UnixMs,
-    nodes::{BoxFuture, CommandError, NodeChange, NodeCommands, NodeQueries},
+    nodes::{BoxFuture, CommandError, NodeChange, NodeCommands, NodeQueries, Shown},
+    store::node_trust::NodeTrust,
 };
 use proximity_protocol::{
     close,
     command::{Command, Outcome, Progress},
     event::Notice,
     fault::{Fault, FaultKind},
-    ids::{BootId, NodeId, OperationId, ProcessId, StepKey},
+    ids::{NodeId, OperationId, StepKey},
     roots::Pin,
 };
 use std::{
@@ -21,16 +24,15 @@ use std::{
     },
     time::Duration,
 };
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::{
+    sync::{broadcast, mpsc, watch},
+    time::Instant,
+};
 
 /// How long a node may take to send fresh facts and an inventory.
 const REFRESH_LIMIT: Duration = Duration::from_secs(20);
 /// Notices that wait for a link. More are dropped: Hello settles what is lost.
 pub(super) const NOTICES_WAITING: usize = 1024;
-/// How long a boot that another boot has replaced is remembered.
-const BOOT_MEMORY_MS: i64 = 3600 * 1000;
-/// How many of them, per node.
-const BOOT_MEMORY: usize = 8;
 
 /// What a node has sent since its Welcome, counted after it was stored.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -42,8 +44,8 @@ pub(super) struct Received {
 /// What a Hello and the certificate below it said.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Greeting {
-    pub(super) boot: BootId,
-    pub(super) process: ProcessId,
+    /// Which boot of the machine, which run of the agent.
+    pub(super) claim: Claim,
     pub(super) version: u16,
     /// Of the certificate that it came with.
     pub(super) serial: String,
@@ -94,7 +96,35 @@ impl Link {
 #[derive(Debug, Default)]
 struct Places {
     links: HashMap<NodeId, Arc<Link>>,
-    past_boots: HashMap<NodeId, Vec<(BootId, UnixMs)>>,
+    histories: HashMap<NodeId, History>,
+}
+
+/// What is known when a newcomer is judged.
+#[derive(Debug, Default)]
+pub(super) struct Inquiry {
+    /// What the registry says.
+    pub(super) trust: NodeTrust,
+    /// The link that had the place and was asked, and whether it lives.
+    pub(super) asked: Option<(Arc<Link>, bool)>,
+}
+
+impl Inquiry {
+    /// An answer counts for the link that has given it.
+    fn answer_of(&self, link: &Arc<Link>) -> Option<bool> {
+        let own = self.asked.as_ref().filter(|(of, _)| Arc::ptr_eq(of, link));
+        own.map(|(_, lives)| *lives)
+    }
+}
+
+/// What a newcomer finds.
+#[derive(Debug)]
+pub(super) enum Look {
+    /// The place is its own.
+    Free,
+    /// Whoever has it is to be asked whether it lives.
+    Ask(Arc<Link>),
+    /// The newcomer is the newer of two machines; this one, if any, serves.
+    Held(Option<Arc<Link>>),
 }
 
 /// What became of a link that wants its place.
@@ -102,8 +132,29 @@ struct Places {
 pub(super) enum Seat {
     /// It is the node's link now; the other one was before.
     Taken { replaced: Option<Arc<Link>> },
-    /// Its boot was over already: the same identity runs on two machines.
-    Cloned,
+    /// The same, and the other one is of another machine, which is kept out from now on.
+    Swapped { held: Arc<Link> },
+    /// It is not: the place has changed hands since it was looked at.
+    Lost,
+}
+
+impl Places {
+    fn judge(&self, node: NodeId, claim: Claim, known: &Inquiry) -> (Verdict, Option<Arc<Link>>) {
+        let link = self.links.get(&node);
+        let holder = link.map(|link| Holder {
+            claim: link.greeting.claim,
+            answers: known.answer_of(link),
+        });
+        let cloned = known.trust.cloned.as_ref();
+        let registry = Known {
+            held: cloned.map_or(&[], |cloned| &cloned.held),
+            alarmed: cloned.is_some(),
+        };
+        let fresh = History::default();
+        let history = self.histories.get(&node).unwrap_or(&fresh);
+        let verdict = seating::judge(claim, holder, history, registry, Instant::now());
+        (verdict, link.cloned())
+    }
 }
 
 /// Every connected agent. Implements both ports.
@@ -131,27 +182,46 @@ impl Connections {
         self.seated(node).filter(|link| link.open.load(Ordering::Acquire))
     }
 
-    /// Gives the node's place to a link; the newest wins. Nothing tells a dead connection from a slow one as surely as the agent's own new one.
-    ///
-    /// One thing cannot be: a boot that another boot has replaced comes back. Then two machines hold the same key (a cloned disk), and the one that was
-    /// replaced stays out, so that they do not throw each other out for ever.
-    pub(super) fn seat(&self, node: NodeId, link: &Arc<Link>, now: UnixMs) -> Seat {
+    /// What a newcomer finds.
+    pub(super) fn look(&self, node: NodeId, claim: Claim, known: &Inquiry) -> Look {
+        let places = self.places.read().unwrap_or_else(PoisonError::into_inner);
+        match places.judge(node, claim, known) {
+            (Verdict::Ask, Some(holder)) => Look::Ask(holder),
+            (Verdict::Hold, holder) => Look::Held(holder),
+            (Verdict::Take | Verdict::Ask | Verdict::Swap, _) => Look::Free,
+        }
+    }
+
+    /// Gives the node's place to a link, if it is still its to take.
+    pub(super) fn seat(&self, node: NodeId, link: &Arc<Link>, known: &Inquiry) -> Seat {
         let mut places = self.places.write().unwrap_or_else(PoisonError::into_inner);
-        let past = places.past_boots.entry(node).or_default();
-        past.retain(|(_, at)| now - at < BOOT_MEMORY_MS);
-        if past.iter().any(|(boot, _)| *boot == link.greeting.boot) {
-            return Seat::Cloned;
+        let claim = link.greeting.claim;
+        let (swap, holder) = match places.judge(node, claim, known) {
+            (Verdict::Take, holder) => (false, holder),
+            (Verdict::Swap, holder) => (true, holder),
+            (Verdict::Ask | Verdict::Hold, _) => return Seat::Lost,
+        };
+        places.links.insert(node, Arc::clone(link));
+        let history = places.histories.entry(node).or_default();
+        let before = holder
+            .as_ref()
+            .map(|holder| holder.greeting.claim.boot)
+            .or(known.trust.boot);
+        if let Some(boot) = before.filter(|boot| *boot != claim.boot && !swap) {
+            history.passed(boot);
         }
-        let replaced = places.links.insert(node, Arc::clone(link));
-        if let Some(old) = &replaced
-            && old.greeting.boot != link.greeting.boot
-        {
-            let past = places.past_boots.entry(node).or_default();
-            past.push((old.greeting.boot, now));
-            let over = past.len().saturating_sub(BOOT_MEMORY);
-            past.drain(..over);
+        match holder {
+            Some(held) if swap => Seat::Swapped { held },
+            Some(replaced) => {
+                if replaced.connection.close_reason().is_none() {
+                    history.replaced(Instant::now());
+                }
+                Seat::Taken {
+                    replaced: Some(replaced),
+                }
+            }
+            None => Seat::Taken { replaced: None },
         }
-        Seat::Taken { replaced }
     }
 
     /// Welcome was sent: commands may come.
@@ -174,9 +244,6 @@ impl Connections {
         }
         if own_open {
             self.tell(NodeChange::Offline(node));
-        }
-        if places.past_boots.get(&node).is_some_and(Vec::is_empty) {
-            places.past_boots.remove(&node);
         }
         own_open
     }
@@ -280,6 +347,19 @@ impl NodeQueries for Connections {
         if let Some(link) = self.seated(node) {
             tracing::info!(%node, code, reason, "closing the node's link");
             link.close(code, reason);
+        }
+    }
+
+    fn shown(&self, node: NodeId) -> Option<Shown> {
+        self.link(node).map(|link| Shown {
+            serial: link.greeting.serial.clone(),
+            follows: link.greeting.follows,
+        })
+    }
+
+    fn renew_now(&self, node: NodeId) {
+        if !self.notify(node, Notice::RenewNow) {
+            tracing::debug!(%node, "the agent was not asked for another key; its next Welcome does it");
         }
     }
 }

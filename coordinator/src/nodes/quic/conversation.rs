@@ -159,7 +159,7 @@ async fn figures(door: &Door, node: NodeId, link: &Link, session: &CoordinatorSe
                     }
                     match decoder.decode(frame) {
                         Ok(sample) if sample.containers.len() <= CONTAINERS_MAX => {
-                            door.deps.live.put(node, sample.clone());
+                            door.deps.live.put(node, door.deps.clock.now_ms(), sample.clone());
                         }
                         Ok(_) => {
                             return (

@@ -1,20 +1,23 @@
 //! One agent's link, from its certificate to its end.
 //!
 //! 1. The registry is asked about the certificate before a stream is opened or read.
-//! 2. Hello, the common version, the machine's own name and installation against the registry.
+//! 2. Hello, the common version, whether another machine with the same identity has the place (`clones`), the machine's own name and installation against the
+//!    registry.
 //! 3. A place among the [`Connections`](super::Connections); then the registry once more: a revocation either finds the link in its place and closes it, or is found here.
 //! 4. Welcome, and from then on events, notices, figures until one of them ends.
 
 use super::{
     accept::{Door, Turn},
     admission::{self, Refusal},
+    clones::{self, Seen},
     config,
-    connections::{self, Greeting, Link, NOTICES_WAITING, Received, Seat},
+    connections::{self, Greeting, Inquiry, Link, Look, NOTICES_WAITING, Received, Seat},
     conversation,
     frames::{self, FrameError},
     presence,
+    seating::Claim,
 };
-use crate::store::nodes;
+use crate::store::{node_trust, nodes};
 use proximity_protocol::{
     VERSION_MIN, close,
     event::Notice,
@@ -42,6 +45,8 @@ struct Own {
     node: NodeId,
     certificate: CertificateDer<'static>,
     serial: String,
+    /// Of the node's place.
+    known: Inquiry,
 }
 
 struct Greeted {
@@ -81,6 +86,10 @@ pub(super) async fn serve(
             return;
         }
     };
+    // Before anything of it is written down: what a copy says of itself is not what the node is.
+    let Some(known) = known(door, node, &connection, &greeted.hello, deadline).await else {
+        return;
+    };
     let serial = match admission::register(&door.deps, node, &certificate, &greeted.hello).await {
         Ok(serial) => serial,
         Err(Refusal::Machine(fault)) => {
@@ -97,8 +106,48 @@ pub(super) async fn serve(
         node,
         certificate,
         serial,
+        known,
     };
     occupy(door, connection, own, greeted, deadline, turn).await;
+}
+
+fn claim(hello: &Hello) -> Claim {
+    Claim {
+        boot: hello.boot,
+        process: hello.process,
+    }
+}
+
+/// What is known of the node's place; `None`: somebody else has it, and this one was sent away.
+async fn known(
+    door: &Door,
+    node: NodeId,
+    connection: &Connection,
+    hello: &Hello,
+    deadline: Instant,
+) -> Option<Inquiry> {
+    let remote = connection.remote_address();
+    match timeout_at(deadline, clones::look(door, node, claim(hello))).await {
+        Ok(Ok((Look::Free, known))) => Some(known),
+        Ok(Ok((Look::Held(holder), known))) => {
+            let seen = Seen {
+                serves: holder.map(|link| link.connection.remote_address()),
+                held: remote,
+            };
+            told(clones::hold(door, node, hello.boot, &known.trust, &seen).await, node);
+            connection.close(close::CLONED.into(), clones::words(&seen).as_bytes());
+            None
+        }
+        Ok(Ok((Look::Ask(_), _))) | Err(_) => {
+            connection.close(close::BYE.into(), b"the node's place changes hands; try again");
+            None
+        }
+        Ok(Err(error)) => {
+            tracing::error!(%error, node_id = %node, "it could not be judged whether the node was cloned; it is not let in");
+            connection.close(close::BYE.into(), Refusal::Store(error).to_string().as_bytes());
+            None
+        }
+    }
 }
 
 /// Waits for Hello and agrees on a version. On an error: the code and words to hang up with.
@@ -166,31 +215,41 @@ async fn occupy(door: &Door, connection: Connection, own: Own, greeted: Greeted,
         node,
         certificate,
         serial,
+        known,
     } = own;
     let (notices, waiting) = mpsc::channel(NOTICES_WAITING);
     let (received, receiver) = watch::channel(Received::default());
     let greeting = Greeting {
-        boot: hello.boot,
-        process: hello.process,
+        claim: claim(&hello),
         version,
         serial,
         follows: names(&hello, roots::CAPABILITY),
     };
     let link = Arc::new(Link::new(connection, greeting, notices, receiver));
-    match door.connections.seat(node, &link, door.deps.clock.now_ms()) {
+    match door.connections.seat(node, &link, &known) {
         Seat::Taken { replaced: None } => {}
         Seat::Taken { replaced: Some(old) } => {
-            tracing::info!(node_id = %node, same_process = old.greeting.process == link.greeting.process, "a newer connection of the agent takes over");
+            tracing::info!(node_id = %node, same_process = old.greeting.claim == link.greeting.claim, "a newer connection of the agent takes over");
             connections::replaced(&old);
         }
-        Seat::Cloned => {
-            tracing::error!(node_id = %node, "two machines use the identity of this node: a disk was cloned; run `proximity-agent join` on one of them");
-            link.close(
-                close::CLONED,
-                "this node's identity is in use on another machine: join this one with a token of its own",
+        Seat::Swapped { held } => {
+            let seen = Seen {
+                serves: Some(link.connection.remote_address()),
+                held: held.connection.remote_address(),
+            };
+            told(
+                clones::hold(door, node, held.greeting.claim.boot, &known.trust, &seen).await,
+                node,
             );
+            held.close(close::CLONED, &clones::words(&seen));
+        }
+        Seat::Lost => {
+            link.close(close::BYE, "the node's place has changed hands; try again");
             return;
         }
+    }
+    if known.trust.boot != Some(hello.boot) {
+        told(clones::seated(door, node, hello.boot).await, node);
     }
     let welcomed = async {
         admission::of_certificate(&door.deps.store, &certificate).await?;
@@ -203,7 +262,7 @@ async fn occupy(door: &Door, connection: Connection, own: Own, greeted: Greeted,
             epoch: door.deps.epoch,
             coordinator_version: env!("CARGO_PKG_VERSION").into(),
             metrics_interval_ms: u32::try_from(door.limits.metrics_interval.as_millis()).unwrap_or(60_000),
-            notices: first_notices(door, &hello).await?,
+            notices: first_notices(door, node, &link, &hello).await?,
         };
         config::widen(&link.connection);
         frames::write(&mut send, version, &HelloReply::Welcome(welcome))
@@ -247,11 +306,11 @@ async fn occupy(door: &Door, connection: Connection, own: Own, greeted: Greeted,
 
 fn told(written: Result<(), crate::store::StoreError>, node: NodeId) {
     if let Err(error) = written {
-        tracing::error!(%error, node_id = %node, "it was not written down that the node came or went");
+        tracing::error!(%error, node_id = %node, "it was not written down what became of the node");
     }
 }
 
-async fn first_notices(door: &Door, hello: &Hello) -> Result<Vec<Notice>, Refusal> {
+async fn first_notices(door: &Door, node: NodeId, link: &Link, hello: &Hello) -> Result<Vec<Notice>, Refusal> {
     let mut notices = settled(door, &hello.open_jobs).await?;
     // An agent that does not name it could not read the notice, and with it its Welcome.
     if names(hello, renew::CAPABILITY) {
@@ -259,6 +318,10 @@ async fn first_notices(door: &Door, hello: &Hello) -> Result<Vec<Notice>, Refusa
     }
     if names(hello, roots::CAPABILITY) {
         notices.push(Notice::Roots(Box::new(door.deps.pki.told())));
+        let trust = node_trust::get(&mut *door.deps.store.read().await?, node).await?;
+        if trust.rekey_from.as_ref() == Some(&link.greeting.serial) {
+            notices.push(Notice::RenewNow);
+        }
     }
     Ok(notices)
 }

@@ -9,6 +9,7 @@
 mod accept;
 mod admission;
 mod budget;
+mod clones;
 mod command;
 mod config;
 mod connections;
@@ -17,6 +18,7 @@ mod enroll;
 mod frames;
 mod link;
 mod presence;
+mod seating;
 
 pub use config::Limits;
 pub use connections::Connections;

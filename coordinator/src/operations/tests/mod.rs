@@ -8,4 +8,5 @@ mod moves;
 pub(crate) mod node;
 mod queues;
 mod reservations;
+mod revoked;
 pub(crate) mod world;

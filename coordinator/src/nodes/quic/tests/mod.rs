@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod certificates;
+mod clones;
 mod doors;
 mod goodbyes;
 mod links;

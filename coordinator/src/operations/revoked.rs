@@ -1,0 +1,55 @@
+//! What becomes of operations on a node that was revoked.
+//!
+//! A node that is away is waited for: it comes back. One that was thrown out does not come back by itself, and an operation that waits for it would wait for ever.
+//! So it ends `stuck` at once, whatever it was doing, and names what frees it: to let the machine, or the one that replaces it, in again. It then has the same
+//! node and takes the record over, so that the app can be deleted, started or stopped there as before. Nothing is freed before: the container may still be
+//! there, with its VMID, its port and its address.
+//!
+//! A container that another node of the cluster has meanwhile is followed there, as from a node that is away.
+
+use super::{
+    drive::{Advance, At, Drive, Moment},
+    record::Draft,
+};
+use crate::{domain::operation_state::StepState, events::Event};
+use proximity_protocol::fault::{Fault, FaultKind};
+
+/// Whether the event says that a node is thrown out, or has left.
+pub(super) fn is_revocation(event: &Event) -> bool {
+    event.kind == "node" && matches!(event.data["change"].as_str(), Some("revoked" | "left"))
+}
+
+impl Drive<'_> {
+    /// Ends the operation.
+    pub(super) async fn revoked(&self, mut moment: Moment, at: At) -> Advance {
+        let (app, node) = (&moment.app, &moment.node);
+        let then = match at.kind.name {
+            "deploy" => format!("delete the app {} and create it again", app.id),
+            "delete" => format!("delete the app {} again", app.id),
+            other => format!("ask for the {other} of {} again", app.hostname),
+        };
+        let advice = format!(
+            "Let {node} in again, or the machine that replaces it: make a join token for its host and run `proximity-agent join --take-over` there; then {then}."
+        );
+        let why = format!(
+            "{node} was revoked {}",
+            if at.undo {
+                "while this was being taken back"
+            } else {
+                "before this was done"
+            }
+        );
+        let row = &mut moment.steps[at.place];
+        row.state = if at.undo { StepState::Undoing } else { StepState::Failed };
+        row.retry_at = None;
+        row.reason = Some(why.clone());
+        let fault = Fault::new(FaultKind::Cancelled, why.clone());
+        row.error = Some(serde_json::to_value(&fault)?);
+        let row = row.clone();
+        let mut draft = Draft::of(moment.operation);
+        draft.operation.error.get_or_insert(serde_json::to_value(&fault)?);
+        draft.steps.push(row);
+        self.stuck(&mut draft, why, advice);
+        self.write(draft).await
+    }
+}
