@@ -2,35 +2,24 @@
 
 use crate::{
     config::Config,
-    facts::{Pulse, Sampler},
-    host::{self, HostError, NodeContext},
+    host::{HostError, NodeContext, OwnMachine},
     identity::{
         self, Identity, IdentityError,
         clock::{SharedClock, SystemClock},
         dial,
         keyring::Keyring,
     },
-    jobs::{
-        BoxFuture, JobResult, Steps,
-        journal::{Journal, JournalError},
-        machine::Jobs,
-        steps,
-    },
+    jobs::machine::Jobs,
     link::{
-        Link, NodeView, Repairs,
+        Link, Repairs,
         status::{LinkState, StatusFile},
     },
     publish,
+    worker::{Worker, WorkerError},
 };
-use proximity_protocol::{
-    command::{Command, Progress},
-    fault::Fault,
-    ids::{BootId, OperationId, ProcessId},
-    metrics::Sample,
-    observed::{Inventory, NodeFacts},
-};
+use proximity_protocol::ids::{BootId, ProcessId};
 use proximity_systemd::notify::ServiceManager;
-use std::{io, net::Ipv4Addr, path::PathBuf, sync::Arc, time::Duration};
+use std::{net::Ipv4Addr, path::PathBuf, sync::Arc, time::Duration};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -53,9 +42,9 @@ pub enum RunError {
     /// The node.
     #[error(transparent)]
     Host(#[from] HostError),
-    /// The journal.
+    /// The journal, or a thread.
     #[error(transparent)]
-    Journal(#[from] JournalError),
+    Worker(#[from] WorkerError),
     /// The boot id.
     #[error("cannot read the boot id from {path}: {why}")]
     BootId {
@@ -64,9 +53,6 @@ pub enum RunError {
         /// Why.
         why: String,
     },
-    /// The operating system refused a thread.
-    #[error("cannot start a thread: {0}")]
-    Thread(io::Error),
     /// The identity cannot be used for a connection.
     #[error("the identity cannot be used: {0}")]
     Link(String),
@@ -108,24 +94,19 @@ pub async fn run_on(config: &Config, ground: Ground, shutdown: CancellationToken
 
     let address = own_address(config, &identity).await;
     let node = match ground.executable {
-        Some(executable) => NodeContext::open_with(config, address, executable)?,
+        Some(executable) => {
+            let machine = OwnMachine::new(executable, config.host.runner);
+            NodeContext::open_on(config, address, Arc::new(machine))?
+        }
         None => NodeContext::open(config, address)?,
     };
+    let worker = Worker::open(node.clone(), identity.coordinator).await?;
     let repairs = Arc::new(Repairs::default());
-    // Before the link and without it, and before the journal, which may be damaged: apps keep their ports through a reboot, whatever else is wrong.
-    match publish::restore(&node).await {
-        Ok(count) => tracing::info!(count, "published ports stand"),
-        Err(fault) => tracing::error!(%fault, "published ports could not be set"),
-    }
-    let journal = Journal::open(state_dir)?;
-    let keeper = tokio::spawn(keep_published(node.clone(), repairs.clone()));
-
-    let port = Arc::new(Port(node));
-    let jobs = Jobs::resume(journal, identity.coordinator, port.clone()).map_err(RunError::Thread)?;
+    let keeper = tokio::spawn(keep_published(node, repairs.clone()));
     let status = Arc::new(StatusFile::new(state_dir));
-    let lister = tokio::spawn(list_open_jobs(jobs.clone(), status.clone()));
+    let lister = tokio::spawn(list_open_jobs(worker.jobs().clone(), status.clone()));
     let stopper = tokio::spawn({
-        let (jobs, shutdown) = (jobs.clone(), shutdown.clone());
+        let (jobs, shutdown) = (worker.jobs().clone(), shutdown.clone());
         async move {
             shutdown.cancelled().await;
             jobs.stop_intake();
@@ -137,8 +118,8 @@ pub async fn run_on(config: &Config, ground: Ground, shutdown: CancellationToken
     manager.ready();
     let link = Link {
         keys: Arc::new(keys),
-        node: port,
-        jobs,
+        node: worker.view(),
+        jobs: worker.jobs().clone(),
         boot,
         process,
         repairs,
@@ -204,41 +185,5 @@ async fn list_open_jobs(jobs: Jobs, status: Arc<StatusFile>) {
     loop {
         ticks.tick().await;
         status.open_jobs(&jobs.open_jobs());
-    }
-}
-
-/// The node behind the ports of the other rooms.
-struct Port(NodeContext);
-
-impl Steps for Port {
-    fn execute<'a>(
-        &'a self,
-        command: &'a Command,
-        progress: &'a mpsc::UnboundedSender<Progress>,
-    ) -> BoxFuture<'a, JobResult> {
-        Box::pin(steps::execute(&self.0, command, progress))
-    }
-
-    fn forget(&self, operation: OperationId) {
-        host::forget(&self.0, operation);
-    }
-}
-
-impl NodeView for Port {
-    fn facts(&self) -> BoxFuture<'_, Result<NodeFacts, Fault>> {
-        Box::pin(self.0.facts())
-    }
-
-    fn inventory(&self) -> BoxFuture<'_, Inventory> {
-        Box::pin(self.0.inventory())
-    }
-
-    fn pulse(&self) -> BoxFuture<'_, Pulse> {
-        Box::pin(self.0.pulse())
-    }
-
-    fn sampler(&self) -> Box<dyn FnMut() -> Sample + Send> {
-        let mut sampler: Sampler = self.0.sampler();
-        Box::new(move || sampler.sample())
     }
 }

@@ -7,6 +7,7 @@
 //! | [`config`] | `/etc/proximity/agent.toml`, parsed whole before anything starts |
 //! | `identity` | join: key, CSR, pin, certificate; loading it again |
 //! | `link` | the QUIC connection, reconnect, control stream, commands, figures |
+//! | [`worker`] | jobs, published ports and what is told of the node, put together without a link |
 //! | `jobs` | intake, journal, the machine that runs a job once; `jobs/steps` one file per verb |
 //! | `host` | the port to the machine: the only spawner of processes, the only reader of host files |
 //! | `pve` | argv builder and parsers, pure |
@@ -33,3 +34,4 @@ pub mod publish;
 pub mod pve;
 #[cfg(test)]
 mod tests;
+pub mod worker;

@@ -228,6 +228,9 @@ const SYSTEMD: Rules = Rules {
 
 const SPAWN_ROOM: &[&[&str]] = &[&["host"]];
 
+/// Everywhere else time comes from the port of `host`, so that it can be turned by hand.
+const TIME_ROOMS: &[&[&str]] = &[&["assemble"], &["doctor"], &["host"], &["identity"], &["link"]];
+
 const AGENT: Rules = Rules {
     own_name: "proximity_agent",
     rooms: &[
@@ -250,6 +253,7 @@ const AGENT: Rules = Rules {
         (&["process", "Command"], SPAWN_ROOM),
         (&["nix", "unistd", "fork"], SPAWN_ROOM),
         (&["nix", "unistd", "execv"], SPAWN_ROOM),
+        (&["tokio", "time"], TIME_ROOMS),
     ],
 };
 

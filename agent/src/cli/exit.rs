@@ -5,6 +5,7 @@ use crate::{
     config::ConfigError,
     host::HostError,
     identity::{IdentityError, JoinError},
+    worker::WorkerError,
 };
 use proximity_protocol::{enroll::RefusalReason, token::TokenError};
 use std::io::ErrorKind;
@@ -169,8 +170,8 @@ impl From<RunError> for Failure {
             RunError::Identity(error) => identity_code(error),
             RunError::Host(error) => host_code(error),
             RunError::BootId { .. } => NODE,
-            RunError::Journal(_) => JOURNAL,
-            RunError::Thread(_) => FAILED,
+            RunError::Worker(WorkerError::Journal(_)) => JOURNAL,
+            RunError::Worker(WorkerError::Thread(_)) => FAILED,
             RunError::Link(_) => IDENTITY_DAMAGED,
         };
         Self::new(code, error.to_string())

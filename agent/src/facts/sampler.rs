@@ -7,7 +7,7 @@ use super::{
     node_figures::{self, CpuTicks, Memory},
     processes, running, storages, traffic,
 };
-use crate::host::tool::now_unix_ms;
+use crate::host::now_unix_ms;
 use proximity_protocol::{
     ids::Vmid,
     metrics::{ContainerFigures, NodeFigures, Sample},

@@ -2,7 +2,7 @@
 
 use super::NodeContext;
 use crate::{
-    host::{files, process_lives},
+    host::files,
     pve::tasks::{self, TaskEnd, TaskId},
 };
 use proximity_protocol::{
@@ -66,7 +66,7 @@ pub(crate) fn of(node: &NodeContext, kind: &str, vmid: Vmid) -> Result<Vec<Task>
 /// Whether a task of that kind works on the container just now.
 pub(crate) fn is_running(node: &NodeContext, kind: &str, vmid: Vmid) -> Result<bool, Fault> {
     for task in of(node, kind, vmid)? {
-        if task.state()? == TaskState::Running {
+        if task.state(node)? == TaskState::Running {
             return Ok(true);
         }
     }
@@ -80,9 +80,9 @@ impl Task {
     }
 
     /// Where it stands.
-    pub(crate) fn state(&self) -> Result<TaskState, Fault> {
+    pub(crate) fn state(&self, node: &NodeContext) -> Result<TaskState, Fault> {
         // The process first: one that ends between the two looks has written its last line by the second.
-        let lives = process_lives(self.id.pid, self.id.pid_started_ticks);
+        let lives = node.tools().process_lives(self.id.pid, self.id.pid_started_ticks);
         Ok(match tasks::end(&self.log()?) {
             Some(end) => TaskState::Ended(end),
             None if lives => TaskState::Running,
@@ -117,7 +117,7 @@ mod tests {
         put(&upid(3, 7, 0x23, "vzstart", 100), "TASK OK");
         let states = |kind| -> Vec<TaskState> {
             let found = of(&node, kind, vmid).unwrap();
-            found.iter().map(|task| task.state().unwrap()).collect()
+            found.iter().map(|task| task.state(&node).unwrap()).collect()
         };
         let failed = TaskState::Ended(TaskEnd::Failed("no space".into()));
         assert_eq!(states("vzcreate"), [failed, TaskState::BrokenOff]);

@@ -39,7 +39,7 @@ pub(crate) fn running(node: &NodeContext) -> io::Result<Vec<String>> {
     };
     let mut running = Vec::new();
     for path in folders {
-        if ToolDir(path.clone()).phase()? == Phase::Running
+        if ToolDir(path.clone()).phase(node.tools())? == Phase::Running
             && let Some(name) = path.file_name()
         {
             running.push(name.to_string_lossy().into_owned());
@@ -53,7 +53,10 @@ pub(super) fn sweep(node: &NodeContext) {
     let swept = folders(node).and_then(|folders| {
         for path in folders.into_iter().filter(|path| path.join("forgotten").exists()) {
             // Unclaimed is kept out: a shim may be about to claim it.
-            if matches!(ToolDir(path.clone()).phase()?, Phase::Ended(_) | Phase::Lost) {
+            if matches!(
+                ToolDir(path.clone()).phase(node.tools())?,
+                Phase::Ended(_) | Phase::Lost
+            ) {
                 fs::remove_dir_all(&path)?;
             }
         }

@@ -1,16 +1,17 @@
-//! Whether a process that somebody wrote down still lives. Always the kernel's own `/proc`: tools are real processes, also on a simulated node.
+//! Whether a process that somebody wrote down still lives. Always the kernel's own `/proc`: here tools are real processes, also on a simulated node.
 
 use serde::{Deserialize, Serialize};
 use std::{fs, io};
 
 /// A process that cannot be mistaken for a later one of the same number.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct ProcessStamp {
-    pub(crate) pid: i32,
+pub struct ProcessStamp {
+    /// Its number.
+    pub pid: i32,
     /// Clock ticks since boot, field 22 of `/proc/<pid>/stat` (proc(5)).
-    pub(crate) started_ticks: u64,
+    pub started_ticks: u64,
     /// `/proc/sys/kernel/random/boot_id`.
-    pub(crate) boot: String,
+    pub boot: String,
 }
 
 struct Stat {

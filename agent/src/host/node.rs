@@ -1,8 +1,14 @@
 //! What every room of the node's side is handed: paths, names, locks.
 
-use super::{files, forget, short, usage::StorageUsage};
+use super::{
+    files, forget,
+    own_machine::OwnMachine,
+    port::{HostTools, SharedTools},
+    short::Short,
+    usage::StorageUsage,
+};
 use crate::{
-    config::{Config, Host, Runner},
+    config::{Config, Host},
     pve::cluster::Members,
 };
 use proximity_protocol::ids::{InvalidId, NodeName, StorageId, Vmid};
@@ -11,7 +17,7 @@ use std::{
     ffi::OsString,
     io,
     net::Ipv4Addr,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -58,8 +64,7 @@ pub struct NodeContext(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     config: Config,
-    executable: PathBuf,
-    runner: Runner,
+    tools: SharedTools,
     name: NodeName,
     address: Ipv4Addr,
     storage_locks: Mutex<HashMap<StorageId, Arc<tokio::sync::Mutex<()>>>>,
@@ -72,12 +77,11 @@ impl NodeContext {
     /// Makes the folders of the agent's own and finds the node's name. `link_address` is the local address of the link to the coordinator: published
     /// ports answer there unless the configuration names another.
     pub fn open(config: &Config, link_address: Option<Ipv4Addr>) -> Result<Self, HostError> {
-        let executable = std::env::current_exe().map_err(HostError::Executable)?;
-        Self::open_with(config, link_address, executable)
+        Self::open_on(config, link_address, own_machine(config)?)
     }
 
-    /// As [`NodeContext::open`], with another executable as the shim for tools: that of a test's is not the agent.
-    pub fn open_with(config: &Config, link_address: Option<Ipv4Addr>, executable: PathBuf) -> Result<Self, HostError> {
+    /// As [`NodeContext::open`], on another machine.
+    pub fn open_on(config: &Config, link_address: Option<Ipv4Addr>, tools: SharedTools) -> Result<Self, HostError> {
         for folder in ["tools", "tmp"] {
             let path = config.paths.state.join(folder);
             files::private_dir(&path).map_err(|source| HostError::Io {
@@ -86,34 +90,27 @@ impl NodeContext {
                 source,
             })?;
         }
-        let node = Self::assemble(config, config.node.address.or(link_address), executable)?;
+        let node = Self::assemble(config, config.node.address.or(link_address), tools)?;
         forget::sweep(&node);
         Ok(node)
     }
 
     /// The same node for somebody who only looks: nothing is made and nothing is removed.
     pub(crate) fn open_to_look(config: &Config) -> Result<Self, HostError> {
-        let executable = std::env::current_exe().map_err(HostError::Executable)?;
         let address = config.node.address.unwrap_or(Ipv4Addr::UNSPECIFIED);
-        Self::assemble(config, Some(address), executable)
+        Self::assemble(config, Some(address), own_machine(config)?)
     }
 
-    fn assemble(config: &Config, address: Option<Ipv4Addr>, executable: PathBuf) -> Result<Self, HostError> {
+    fn assemble(config: &Config, address: Option<Ipv4Addr>, tools: SharedTools) -> Result<Self, HostError> {
         let name = match &config.node.name {
             Some(name) => name.clone(),
             None => node_name(&config.host)?,
         };
         let name = NodeName::new(name).map_err(HostError::Name)?;
         let address = address.ok_or(HostError::Address)?;
-        let runner = match config.host.runner {
-            Runner::Auto if Path::new("/run/systemd/system").is_dir() => Runner::Systemd,
-            Runner::Auto => Runner::Fork,
-            chosen => chosen,
-        };
         Ok(Self(Arc::new(Inner {
             config: config.clone(),
-            executable,
-            runner,
+            tools,
             name,
             address,
             storage_locks: Mutex::default(),
@@ -141,12 +138,9 @@ impl NodeContext {
         &self.0.config.host
     }
 
-    pub(crate) fn runner(&self) -> Runner {
-        self.0.runner
-    }
-
-    pub(crate) fn executable(&self) -> &Path {
-        &self.0.executable
+    /// The machine.
+    pub(crate) fn tools(&self) -> &dyn HostTools {
+        self.0.tools.as_ref()
     }
 
     pub(crate) fn usage(&self) -> &StorageUsage {
@@ -186,7 +180,7 @@ impl NodeContext {
             .ancestors()
             .nth(2)
             .filter(|_| etc_pve.ends_with("etc/pve"))
-            .unwrap_or(Path::new("/"));
+            .unwrap_or(std::path::Path::new("/"));
         root.join(path.trim_start_matches('/'))
     }
 
@@ -208,7 +202,13 @@ impl NodeContext {
     pub(crate) async fn pve_version(&self) -> Option<String> {
         let ask = || async {
             let arguments: [OsString; 0] = [];
-            let end = short::run(&self.pve_tool("pveversion"), &arguments, None, Duration::from_secs(30)).await;
+            let command = Short {
+                program: &self.pve_tool("pveversion"),
+                arguments: &arguments,
+                stdin: None,
+                bound: Duration::from_secs(30),
+            };
+            let end = self.tools().short(command).await;
             match end {
                 // pve-manager/8.4.1/2a5fa54a8503f96d (running kernel: 6.8.12-9-pve)
                 Ok(end) if end.success => end.stdout.split('/').nth(1).map(|version| version.trim().to_owned()),
@@ -227,6 +227,11 @@ impl NodeContext {
         };
         self.0.pve_version.get_or_init(ask).await.clone()
     }
+}
+
+fn own_machine(config: &Config) -> Result<SharedTools, HostError> {
+    let executable = std::env::current_exe().map_err(HostError::Executable)?;
+    Ok(Arc::new(OwnMachine::new(executable, config.host.runner)))
 }
 
 fn node_name(host: &Host) -> Result<String, HostError> {

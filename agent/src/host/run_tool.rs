@@ -4,16 +4,12 @@
 //! do not end it: the tool gets them from whoever sends them to the whole service, and the shim writes down what came of it. With `--detach` it
 //! starts itself again and ends at once, so that the second becomes a child of PID 1.
 
-use super::{
-    files,
-    liveness::ProcessStamp,
-    tool_dir::{Status, ToolDir},
-};
+use super::{Shim, Status, liveness::ProcessStamp};
 use std::{
     ffi::{OsStr, OsString},
     io,
     os::unix::process::ExitStatusExt,
-    path::PathBuf,
+    path::Path,
     process::{Command, ExitCode, Stdio},
 };
 use tokio::signal::unix::{SignalKind, signal};
@@ -22,7 +18,7 @@ use tokio::signal::unix::{SignalKind, signal};
 pub fn main(args: &[OsString]) -> ExitCode {
     let words: Vec<&OsStr> = args.iter().map(OsString::as_os_str).collect();
     let result = match words.as_slice() {
-        [dir, path] if *dir == "--dir" => run(&ToolDir(PathBuf::from(path))),
+        [dir, path] if *dir == "--dir" => run(Path::new(path)),
         [dir, path, detach] if *dir == "--dir" && *detach == "--detach" => detached(path),
         _ => Err(io::Error::new(
             io::ErrorKind::InvalidInput,
@@ -49,34 +45,33 @@ fn detached(dir: &OsStr) -> io::Result<()> {
         .map(drop)
 }
 
-fn run(dir: &ToolDir) -> io::Result<()> {
+fn run(folder: &Path) -> io::Result<()> {
     // Below systemd the shim leads a session already, which is what setsid would refuse.
     if nix::unistd::getsid(None)? != nix::unistd::getpid() {
         nix::unistd::setsid()?;
     }
-    if !dir.claim()? {
+    let Some(shim) = Shim::claim(folder, &ProcessStamp::own()?)? else {
         return Ok(());
-    }
+    };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let status = runtime.block_on(run_claimed(dir));
+    let status = runtime.block_on(run_claimed(&shim));
     let status = status.unwrap_or_else(|error| Status {
         code: None,
         signal: None,
         start_error: Some(error.to_string()),
     });
-    dir.write("status.json", &status)
+    shim.ended(&status)
 }
 
-async fn run_claimed(dir: &ToolDir) -> io::Result<Status> {
+async fn run_claimed(shim: &Shim) -> io::Result<Status> {
     // A handler, unlike "ignore", is not inherited: the tool keeps its own answer to these.
     let _kept = [
         signal(SignalKind::terminate())?,
         signal(SignalKind::interrupt())?,
         signal(SignalKind::hangup())?,
     ];
-    let request = dir
-        .request()?
-        .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "there is no request.json"))?;
+    let request = shim.request()?;
+    let (stdout, stderr) = shim.outputs()?;
     let mut child = tokio::process::Command::new(&request.program)
         .args(&request.arguments)
         .current_dir("/")
@@ -85,14 +80,14 @@ async fn run_claimed(dir: &ToolDir) -> io::Result<Status> {
         .env("HOME", "/root")
         .env("LC_ALL", "C")
         .stdin(Stdio::null())
-        .stdout(files::private_file(&dir.file("stdout"))?)
-        .stderr(files::private_file(&dir.file("stderr"))?)
+        .stdout(stdout)
+        .stderr(stderr)
         .spawn()
         .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", request.program.display())))?;
     if let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok())
         && let Ok(stamp) = ProcessStamp::of(pid)
     {
-        dir.write("child.json", &stamp)?;
+        shim.began(&stamp)?;
     }
     let end = child.wait().await?;
     Ok(Status {

@@ -3,13 +3,28 @@
 use std::{ffi::OsString, io, path::Path, process::Stdio, time::Duration};
 use tokio::{io::AsyncWriteExt, process::Command};
 
+/// A short command.
+#[derive(Debug, Clone, Copy)]
+pub struct Short<'a> {
+    /// The executable.
+    pub program: &'a Path,
+    /// Its arguments; never secrets.
+    pub arguments: &'a [OsString],
+    /// What it reads.
+    pub stdin: Option<&'a [u8]>,
+    /// How long it may take; then it is killed.
+    pub bound: Duration,
+}
+
 /// How a short command ended.
 #[derive(Debug, Clone)]
-pub(crate) struct ShortEnd {
+pub struct ShortEnd {
     /// Whether its exit code was zero.
-    pub(crate) success: bool,
-    pub(crate) stdout: String,
-    pub(crate) stderr: String,
+    pub success: bool,
+    /// What it printed.
+    pub stdout: String,
+    /// What it complained about.
+    pub stderr: String,
 }
 
 /// Runs it, feeds it `stdin`, and waits at most `bound`; then it is killed.

@@ -3,15 +3,24 @@
 //! Time is the kernel's time since boot (clock_gettime(2), `CLOCK_BOOTTIME`), so that setting the machine's clock ends no tool. Only how old the output is
 //! that was there before this agent came is told by the files' own times, and that is never more than the run has lasted.
 
-use super::tool_dir::{Request, ToolDir};
+use super::{
+    port::HostTools,
+    tool_dir::{Request, ToolDir},
+};
 use nix::time::{ClockId, clock_gettime};
-use std::{io, time::SystemTime};
+use std::{
+    io,
+    time::{Duration, SystemTime},
+};
 
-/// Milliseconds since this machine was started.
-pub(super) fn since_boot_ms() -> i64 {
+/// Since this machine was started.
+pub(super) fn since_boot() -> Duration {
     // The call fails for clocks that the kernel does not have, and this one it has since 2.6.39.
-    let now = clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(std::time::Duration::ZERO, Into::into);
-    i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
+    clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Into::into)
+}
+
+pub(super) fn since_boot_ms(tools: &dyn HostTools) -> i64 {
+    i64::try_from(tools.uptime().as_millis()).unwrap_or(i64::MAX)
 }
 
 /// Watches the output of one run.
@@ -23,16 +32,13 @@ pub(super) struct Silence {
 
 impl Silence {
     /// Of a run that this agent attaches to now.
-    pub(super) fn of(dir: &ToolDir, request: Option<&Request>) -> io::Result<Self> {
-        let now_ms = since_boot_ms();
+    pub(super) fn of(tools: &dyn HostTools, dir: &ToolDir, request: Option<&Request>) -> io::Result<Self> {
+        let now_ms = since_boot_ms(tools);
         let run_ms = request
-            .and_then(Request::asked_since_boot_ms)
+            .and_then(|request| request.asked_since_boot_ms(tools))
             .map_or(0, |asked_ms| now_ms - asked_ms);
         let (bytes, newest) = output(dir)?;
-        let output_ms = newest.map(|newest| {
-            let age = SystemTime::now().duration_since(newest).unwrap_or_default();
-            i64::try_from(age.as_millis()).unwrap_or(i64::MAX)
-        });
+        let output_ms = newest.map(|newest| i64::try_from(tools.age(newest).as_millis()).unwrap_or(i64::MAX));
         Ok(Self {
             bytes,
             since_ms: now_ms - silent_ms(run_ms, output_ms),
@@ -40,9 +46,9 @@ impl Silence {
     }
 
     /// Looks for new output. Answers how long there has been none, milliseconds.
-    pub(super) fn look(&mut self, dir: &ToolDir) -> io::Result<i64> {
+    pub(super) fn look(&mut self, tools: &dyn HostTools, dir: &ToolDir) -> io::Result<i64> {
         let (bytes, _) = output(dir)?;
-        let now_ms = since_boot_ms();
+        let now_ms = since_boot_ms(tools);
         if bytes != self.bytes {
             (self.bytes, self.since_ms) = (bytes, now_ms);
         }
@@ -76,6 +82,7 @@ fn output(dir: &ToolDir) -> io::Result<(u64, Option<SystemTime>)> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::{config::Runner, host::OwnMachine};
 
     #[test]
     fn a_clock_that_is_set_ends_nothing() {
@@ -95,10 +102,11 @@ mod tests {
     fn output_breaks_the_silence() {
         let folder = tempfile::tempdir().unwrap();
         let dir = ToolDir(folder.path().to_owned());
-        let mut silence = Silence::of(&dir, None).unwrap();
+        let machine = OwnMachine::new("/bin/false".into(), Runner::Fork);
+        let mut silence = Silence::of(&machine, &dir, None).unwrap();
         silence.since_ms -= 60_000;
-        assert!(silence.look(&dir).unwrap() >= 60_000);
+        assert!(silence.look(&machine, &dir).unwrap() >= 60_000);
         std::fs::write(dir.file("stderr"), "works\n").unwrap();
-        assert!(silence.look(&dir).unwrap() < 60_000);
+        assert!(silence.look(&machine, &dir).unwrap() < 60_000);
     }
 }

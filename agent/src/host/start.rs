@@ -1,26 +1,26 @@
 //! Starting the shim so that it outlives the agent.
 
-use super::{NodeContext, short, tool_dir::ToolDir};
+use super::short;
 use crate::config::Runner;
 use std::{ffi::OsString, io, path::Path, time::Duration};
 
 /// Starts a shim for the folder. More than one is harmless: the claim decides.
-pub(super) async fn start(node: &NodeContext, unit: &str, dir: &ToolDir) -> io::Result<()> {
+pub(super) async fn start(executable: &Path, runner: Runner, unit: &str, folder: &Path) -> io::Result<()> {
     let mut words: Vec<OsString> = Vec::new();
-    let program = match node.runner() {
+    let program = match runner {
         Runner::Systemd => {
             words.extend(systemd_words(unit).map(OsString::from));
-            words.push(node.executable().into());
+            words.push(executable.into());
             Path::new("systemd-run")
         }
-        Runner::Fork | Runner::Auto => node.executable(),
+        Runner::Fork | Runner::Auto => executable,
     };
-    words.extend(["run-tool".into(), "--dir".into(), dir.0.clone().into_os_string()]);
+    words.extend(["run-tool".into(), "--dir".into(), folder.into()]);
     if program != Path::new("systemd-run") {
         words.push("--detach".into());
     }
     let end = short::run(program, &words, None, Duration::from_secs(30)).await?;
-    if end.success || (node.runner() == Runner::Systemd && end.stderr.contains("already")) {
+    if end.success || (runner == Runner::Systemd && end.stderr.contains("already")) {
         Ok(())
     } else {
         Err(io::Error::other(format!(

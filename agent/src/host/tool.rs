@@ -1,19 +1,13 @@
 //! Running a tool that outlives the agent, or attaching to one that runs or ran already.
 
-pub(crate) use super::tool_dir::now_unix_ms;
 use super::{
     NodeContext, files,
     silence::Silence,
-    start,
     tool_dir::{Phase, Request, Status, ToolDir},
 };
-use nix::sys::signal::{Signal, kill};
 use proximity_protocol::ids::{OperationId, StepKey, Vmid};
 use std::{fs, io, path::PathBuf, time::Duration};
-use tokio::time::{Instant, sleep};
 
-/// How often a waiting agent looks for the end. A look is one `stat(2)`.
-const LOOK: Duration = Duration::from_millis(50);
 /// How often it looks whether the processes live, and for new output.
 const CHECK: Duration = Duration::from_millis(1000);
 /// How long a shim may take to claim its folder.
@@ -94,7 +88,8 @@ pub(crate) async fn run(
     output: &mut (dyn FnMut(&str) + Send),
 ) -> Result<ToolEnd, ToolError> {
     let dir = ToolDir(node.state("tools").join(id.unit()));
-    dir.create(&Request::now(call.program.clone(), call.arguments.clone(), call.vmid)?)?;
+    let request = Request::now(node.tools(), call.program.clone(), call.arguments.clone(), call.vmid)?;
+    dir.create(&request)?;
     wait(node, &id.unit(), &dir, call, output).await
 }
 
@@ -113,7 +108,10 @@ pub(crate) fn discard_ended(node: &NodeContext, operation: OperationId, step: &S
     for entry in fs::read_dir(node.state("tools"))? {
         let entry = entry?;
         if entry.file_name().to_string_lossy().starts_with(&own)
-            && matches!(ToolDir(entry.path()).phase()?, Phase::Ended(_) | Phase::Lost)
+            && matches!(
+                ToolDir(entry.path()).phase(node.tools())?,
+                Phase::Ended(_) | Phase::Lost
+            )
         {
             fs::remove_dir_all(entry.path())?;
         }
@@ -131,7 +129,7 @@ pub(crate) fn has_run(node: &NodeContext, operation: OperationId, name: &str, vm
         if unit.starts_with(&start)
             && unit.ends_with(&end)
             && dir.request()?.is_some_and(|request| request.vmid == Some(vmid))
-            && dir.phase()? != Phase::Unclaimed
+            && dir.phase(node.tools())? != Phase::Unclaimed
         {
             return Ok(true);
         }
@@ -158,7 +156,7 @@ pub(crate) fn asked(node: &NodeContext, id: ToolId<'_>) -> io::Result<Option<Ask
     let request = ToolDir(node.state("tools").join(id.unit())).request()?;
     Ok(request.map(|request| Asked {
         unix_s: request.asked_unix_ms / 1000,
-        boot_ms: request.asked_since_boot_ms(),
+        boot_ms: request.asked_since_boot_ms(node.tools()),
     }))
 }
 
@@ -194,7 +192,7 @@ pub(crate) fn busy(
         if !concerns {
             continue;
         }
-        if dir.phase()? == Phase::Running {
+        if dir.phase(node.tools())? == Phase::Running {
             return Ok(Some(unit));
         }
     }
@@ -208,57 +206,54 @@ async fn wait(
     call: &ToolCall,
     output: &mut (dyn FnMut(&str) + Send),
 ) -> Result<ToolEnd, ToolError> {
-    let mut silence = Silence::of(dir, dir.request()?.as_ref())?;
+    let tools = node.tools();
+    let mut silence = Silence::of(tools, dir, dir.request()?.as_ref())?;
     let bound_ms = i64::try_from(call.silence.as_millis()).unwrap_or(i64::MAX);
     let mut claimed_by = None;
-    let mut checked: Option<Instant> = None;
     let mut terminated = false;
     loop {
-        if dir.has_ended() || checked.is_none_or(|at| at.elapsed() >= CHECK) {
-            checked = Some(Instant::now());
-            match dir.phase()? {
-                Phase::Ended(status) => return end(dir, status),
-                Phase::Lost => return Err(ToolError::Lost),
-                Phase::Running => report(dir, output)?,
-                Phase::Unclaimed => match claimed_by {
-                    None => {
-                        start::start(node, unit, dir)
-                            .await
-                            .map_err(|error| ToolError::Start(error.to_string()))?;
-                        claimed_by = Some(Instant::now() + CLAIM);
-                    }
-                    Some(limit) if Instant::now() > limit => {
-                        return Err(ToolError::Start(format!(
-                            "{unit} did not begin within {} s",
-                            CLAIM.as_secs()
-                        )));
-                    }
-                    Some(_) => {}
-                },
+        match dir.phase(tools)? {
+            Phase::Ended(status) => return end(dir, status),
+            Phase::Lost => return Err(ToolError::Lost),
+            Phase::Running => report(dir, output)?,
+            Phase::Unclaimed => match claimed_by {
+                None => {
+                    tools
+                        .start(unit, &dir.0)
+                        .await
+                        .map_err(|error| ToolError::Start(error.to_string()))?;
+                    claimed_by = Some(tools.uptime() + CLAIM);
+                }
+                Some(limit) if tools.uptime() > limit => {
+                    return Err(ToolError::Start(format!(
+                        "{unit} did not begin within {} s",
+                        CLAIM.as_secs()
+                    )));
+                }
+                Some(_) => {}
+            },
+        }
+        if silence.look(tools, dir)? > bound_ms {
+            if !call.terminate {
+                return Err(ToolError::Deadline {
+                    unit: unit.to_owned(),
+                    bound_s: call.silence.as_secs(),
+                });
             }
-            if silence.look(dir)? > bound_ms {
-                if !call.terminate {
-                    return Err(ToolError::Deadline {
-                        unit: unit.to_owned(),
-                        bound_s: call.silence.as_secs(),
-                    });
-                }
-                if !terminated {
-                    terminated = terminate(dir)?;
-                }
+            if !terminated {
+                terminated = terminate(node, dir)?;
             }
         }
-        sleep(LOOK).await;
+        tools.news(&dir.0, CHECK).await;
     }
 }
 
 /// TERM to the tool itself, not to its shim, which stays to write down what came of it.
-fn terminate(dir: &ToolDir) -> io::Result<bool> {
-    let Some(child) = dir.child()?.filter(super::liveness::ProcessStamp::lives) else {
-        return Ok(false);
-    };
-    kill(nix::unistd::Pid::from_raw(child.pid), Signal::SIGTERM)?;
-    Ok(true)
+fn terminate(node: &NodeContext, dir: &ToolDir) -> io::Result<bool> {
+    match dir.child()? {
+        Some(child) if node.tools().lives(&child) => node.tools().terminate(&child).map(|()| true),
+        _ => Ok(false),
+    }
 }
 
 fn report(dir: &ToolDir, output: &mut (dyn FnMut(&str) + Send)) -> io::Result<()> {

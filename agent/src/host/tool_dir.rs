@@ -12,30 +12,25 @@
 //! Each file is written whole. One that cannot be understood all the same (a disk that lost power) counts as not there, except for the claim: then processes
 //! are looked for that name the folder.
 
-use super::{
-    files,
-    liveness::{self, ProcessStamp},
-    silence::since_boot_ms,
-};
+use super::{files, liveness::ProcessStamp, port::HostTools, silence::since_boot_ms};
 use proximity_protocol::ids::Vmid;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
     fs, io,
-    os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
 };
 
 /// What to run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Request {
+pub struct Request {
     /// Absolute.
-    pub(crate) program: PathBuf,
+    pub program: PathBuf,
     /// Never secrets: anybody on the machine sees argv.
-    pub(crate) arguments: Vec<String>,
+    pub arguments: Vec<String>,
     /// The container that it changes.
-    pub(crate) vmid: Option<Vmid>,
+    pub vmid: Option<Vmid>,
     /// Milliseconds since 1970, to tell the task that Proxmox wrote of it.
-    pub(crate) asked_unix_ms: i64,
+    pub asked_unix_ms: i64,
     /// Milliseconds since boot, for the deadline, which neither a restart of the agent nor a set clock moves.
     #[serde(default)]
     asked_boot_ms: i64,
@@ -46,20 +41,26 @@ pub(crate) struct Request {
 
 impl Request {
     /// Of a run that is asked for now.
-    pub(crate) fn now(program: PathBuf, arguments: Vec<String>, vmid: Option<Vmid>) -> io::Result<Self> {
+    pub(crate) fn now(
+        tools: &dyn HostTools,
+        program: PathBuf,
+        arguments: Vec<String>,
+        vmid: Option<Vmid>,
+    ) -> io::Result<Self> {
         Ok(Self {
             program,
             arguments,
             vmid,
-            asked_unix_ms: now_unix_ms(),
-            asked_boot_ms: since_boot_ms(),
-            boot: liveness::boot()?,
+            asked_unix_ms: tools.now_unix_ms(),
+            asked_boot_ms: since_boot_ms(tools),
+            boot: tools.boot()?,
         })
     }
 
     /// When it was asked for, milliseconds since boot; `None`: before the machine was started anew.
-    pub(crate) fn asked_since_boot_ms(&self) -> Option<i64> {
-        liveness::boot()
+    pub(crate) fn asked_since_boot_ms(&self, tools: &dyn HostTools) -> Option<i64> {
+        tools
+            .boot()
             .is_ok_and(|boot| boot == self.boot)
             .then_some(self.asked_boot_ms)
     }
@@ -72,13 +73,13 @@ impl Request {
 
 /// How it ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Status {
+pub struct Status {
     /// Exit code.
-    pub(crate) code: Option<i32>,
+    pub code: Option<i32>,
     /// The signal that ended it.
-    pub(crate) signal: Option<i32>,
+    pub signal: Option<i32>,
     /// It could not be started at all.
-    pub(crate) start_error: Option<String>,
+    pub start_error: Option<String>,
 }
 
 /// Where a run stands.
@@ -100,14 +101,6 @@ pub(crate) struct ToolDir(pub(crate) PathBuf);
 
 fn malformed(path: &Path, error: &serde_json::Error) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("{}: {error}", path.display()))
-}
-
-/// Milliseconds since 1970 by the machine's clock.
-pub(crate) fn now_unix_ms() -> i64 {
-    let since = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// Takes what cannot be understood for not there.
@@ -174,11 +167,10 @@ impl ToolDir {
         self.file("claim").exists()
     }
 
-    /// Claims the run for this process; `false` if another has.
-    pub(crate) fn claim(&self) -> io::Result<bool> {
-        let stamp = ProcessStamp::own()?;
+    /// Claims the run for that process; `false` if another has.
+    pub(super) fn claim(&self, stamp: &ProcessStamp) -> io::Result<bool> {
         let temporary = self.file(&format!("claim.{}", stamp.pid));
-        let bytes = serde_json::to_vec(&stamp).map_err(|error| malformed(&temporary, &error))?;
+        let bytes = serde_json::to_vec(stamp).map_err(|error| malformed(&temporary, &error))?;
         files::write_private(&temporary, &bytes)?;
         let linked = fs::hard_link(&temporary, self.file("claim"));
         fs::remove_file(&temporary)?;
@@ -194,16 +186,14 @@ impl ToolDir {
     }
 
     /// Where the run stands. Looks at processes only if there is no status.
-    pub(crate) fn phase(&self) -> io::Result<Phase> {
+    pub(crate) fn phase(&self, tools: &dyn HostTools) -> io::Result<Phase> {
         if let Some(status) = self.status()? {
             return Ok(Phase::Ended(status));
         }
         let lives = match self.read::<ProcessStamp>("claim") {
             Ok(None) => return Ok(Phase::Unclaimed),
-            Ok(Some(claim)) => claim.session_lives(),
-            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                liveness::any_with([b"--dir", self.0.as_os_str().as_bytes()])
-            }
+            Ok(Some(claim)) => tools.run_lives(&self.0, Some(&claim)),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => tools.run_lives(&self.0, None),
             Err(error) => return Err(error),
         };
         if lives {
@@ -213,7 +203,7 @@ impl ToolDir {
         Ok(self.status()?.map_or(Phase::Lost, Phase::Ended))
     }
 
-    /// Whether a status is there: the cheap look of a waiting loop.
+    /// Whether a status is there: the cheap look of whoever waits.
     pub(crate) fn has_ended(&self) -> bool {
         self.file("status.json").exists()
     }
@@ -223,9 +213,18 @@ impl ToolDir {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::{config::Runner, host::OwnMachine};
+
+    fn own() -> ProcessStamp {
+        ProcessStamp::own().unwrap()
+    }
+
+    fn machine() -> OwnMachine {
+        OwnMachine::new("/bin/false".into(), Runner::Fork)
+    }
 
     fn request() -> Request {
-        Request::now("/bin/true".into(), vec![], None).unwrap()
+        Request::now(&machine(), "/bin/true".into(), vec![], None).unwrap()
     }
 
     #[test]
@@ -234,18 +233,21 @@ mod tests {
         let dir = ToolDir(root.path().join("unit"));
         dir.create(&request()).unwrap();
         fs::write(dir.file("request.json"), b"{\"program\":\"/bi").unwrap();
-        assert_eq!((dir.request().unwrap(), dir.phase().unwrap()), (None, Phase::Unclaimed));
+        assert_eq!(
+            (dir.request().unwrap(), dir.phase(&machine()).unwrap()),
+            (None, Phase::Unclaimed)
+        );
         assert!(
             dir.create(&request()).unwrap(),
             "nobody has claimed it: it is written anew"
         );
-        dir.claim().unwrap();
+        dir.claim(&own()).unwrap();
         fs::write(dir.file("request.json"), b"").unwrap();
         assert!(!dir.create(&request()).unwrap(), "somebody runs it");
         fs::write(dir.file("claim"), b"").unwrap();
-        assert_eq!(dir.phase().unwrap(), Phase::Lost, "nobody names the folder");
+        assert_eq!(dir.phase(&machine()).unwrap(), Phase::Lost, "nobody names the folder");
         fs::write(dir.file("status.json"), b"{\"code\":0,").unwrap();
-        assert_eq!(dir.phase().unwrap(), Phase::Lost);
+        assert_eq!(dir.phase(&machine()).unwrap(), Phase::Lost);
     }
 
     #[test]
@@ -260,18 +262,18 @@ mod tests {
             .stdin(std::process::Stdio::piped())
             .spawn()
             .unwrap();
-        assert_eq!(dir.phase().unwrap(), Phase::Running);
+        assert_eq!(dir.phase(&machine()).unwrap(), Phase::Running);
         drop(shim.stdin.take());
         shim.wait().unwrap();
-        assert_eq!(dir.phase().unwrap(), Phase::Lost);
+        assert_eq!(dir.phase(&machine()).unwrap(), Phase::Lost);
     }
 
     #[test]
     fn a_request_of_another_boot_has_no_time_of_this_one() {
-        assert!(request().asked_since_boot_ms().is_some());
+        assert!(request().asked_since_boot_ms(&machine()).is_some());
         let older: Request =
             serde_json::from_str(r#"{"program":"/bin/true","arguments":[],"vmid":null,"asked_unix_ms":5}"#).unwrap();
-        assert_eq!(older.asked_since_boot_ms(), None);
+        assert_eq!(older.asked_since_boot_ms(&machine()), None);
     }
 
     #[test]
@@ -280,10 +282,10 @@ mod tests {
         let dir = ToolDir(root.path().join("unit"));
         assert!(dir.create(&request()).unwrap());
         assert!(!dir.create(&request()).unwrap());
-        assert_eq!(dir.phase().unwrap(), Phase::Unclaimed);
-        assert!(dir.claim().unwrap());
-        assert!(!dir.claim().unwrap());
-        assert_eq!(dir.phase().unwrap(), Phase::Running);
+        assert_eq!(dir.phase(&machine()).unwrap(), Phase::Unclaimed);
+        assert!(dir.claim(&own()).unwrap());
+        assert!(!dir.claim(&own()).unwrap());
+        assert_eq!(dir.phase(&machine()).unwrap(), Phase::Running);
     }
 
     #[test]
@@ -308,13 +310,13 @@ mod tests {
             },
         )
         .unwrap();
-        assert_eq!(dir.phase().unwrap(), Phase::Lost);
+        assert_eq!(dir.phase(&machine()).unwrap(), Phase::Lost);
         let status = Status {
             code: Some(0),
             signal: None,
             start_error: None,
         };
         dir.write("status.json", &status).unwrap();
-        assert_eq!(dir.phase().unwrap(), Phase::Ended(status));
+        assert_eq!(dir.phase(&machine()).unwrap(), Phase::Ended(status));
     }
 }

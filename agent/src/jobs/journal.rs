@@ -14,6 +14,10 @@ use std::{
     io::{self, Seek, SeekFrom, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 use tokio::sync::oneshot;
 use zeroize::Zeroizing;
@@ -60,7 +64,7 @@ pub enum JournalError {
 /// A record did not reach the disk; the sentence says why.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{0}")]
-pub(crate) struct NotWritten(pub(super) String);
+pub struct NotWritten(pub(super) String);
 
 /// The open file and what it adds up to.
 pub(crate) struct Journal {
@@ -288,12 +292,14 @@ fn batch(first: Request, inbox: &std::sync::mpsc::Receiver<Request>) -> Vec<Requ
 #[derive(Clone)]
 pub(crate) struct Writer {
     requests: std::sync::mpsc::Sender<Request>,
+    pending: Arc<AtomicUsize>,
 }
 
 impl Writer {
     /// Hands the journal over to its thread, which ends with the last `Writer`.
     pub(crate) fn start(mut journal: Journal) -> io::Result<Self> {
         let (requests, inbox) = std::sync::mpsc::channel::<Request>();
+        let pending = Arc::new(AtomicUsize::new(0));
         std::thread::Builder::new().name("journal".into()).spawn(move || {
             while let Ok(first) = inbox.recv() {
                 let batch = batch(first, &inbox);
@@ -305,14 +311,36 @@ impl Writer {
                 }
             }
         })?;
-        Ok(Self { requests })
+        Ok(Self { requests, pending })
     }
 
     /// Returns when the records are on the disk.
     pub(crate) async fn write(&self, records: Vec<Record>) -> Result<(), NotWritten> {
         let (done, written) = oneshot::channel();
         let gone = || NotWritten("the journal's thread has ended".into());
+        let _pending = Pending::begin(&self.pending);
         self.requests.send(Request { records, done }).map_err(|_| gone())?;
         written.await.map_err(|_| gone())?
+    }
+
+    /// Requests of which nobody has taken the answer yet.
+    pub(crate) fn pending(&self) -> usize {
+        self.pending.load(Ordering::SeqCst)
+    }
+}
+
+/// Counts a request for as long as somebody waits for its answer.
+struct Pending<'a>(&'a AtomicUsize);
+
+impl<'a> Pending<'a> {
+    fn begin(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::SeqCst);
+        Self(count)
+    }
+}
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }

@@ -210,6 +210,11 @@ impl Jobs {
         open
     }
 
+    /// How many writes are on their way to the disk.
+    pub(crate) fn unwritten(&self) -> usize {
+        self.inner.journal.pending()
+    }
+
     /// Takes no new work from now on. Running jobs stay in the journal for the next run of the agent.
     pub(crate) fn stop_intake(&self) {
         self.table().stopping = true;

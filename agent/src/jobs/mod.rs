@@ -13,6 +13,7 @@ pub(crate) mod journal;
 mod lanes;
 pub(crate) mod machine;
 mod record;
+mod replies;
 pub(crate) mod running;
 pub mod steps;
 #[cfg(test)]
@@ -24,11 +25,12 @@ use proximity_protocol::{
     ids::{OperationId, StepKey},
 };
 use serde::{Deserialize, Serialize};
-use std::{fmt, pin::Pin};
+use std::fmt;
 use tokio::sync::mpsc;
 
-/// A boxed future, for ports that are used as trait objects.
-pub(crate) type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+pub(crate) use crate::host::BoxFuture;
+pub use journal::{JournalError, NotWritten};
+pub use replies::Replies;
 
 /// What a job ends with.
 pub(crate) type JobResult = Result<Outcome, Fault>;

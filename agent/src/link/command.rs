@@ -2,11 +2,7 @@
 
 use crate::{
     identity::frames::{self, ReadError, WriteError},
-    jobs::{
-        JobResult,
-        machine::{Jobs, Submission},
-        running::{News, Watch},
-    },
+    jobs::{Replies, machine::Jobs},
 };
 use proximity_protocol::{
     close,
@@ -26,23 +22,16 @@ pub(super) async fn serve(jobs: Jobs, version: u16, mut send: SendStream, mut re
     let served = async {
         // The order of the two streams of bytes only; a connection that is gone shows at the first write.
         let _ = send.set_priority(PRIORITY);
-        let submission = match tokio::time::timeout(ARRIVAL_TIMEOUT, frames::read::<Command>(&mut recv)).await {
-            Ok(Ok(Some(command))) => jobs.submit(command).await,
+        let replies = match tokio::time::timeout(ARRIVAL_TIMEOUT, frames::read::<Command>(&mut recv)).await {
+            Ok(Ok(Some(command))) => Replies::to(&jobs, command).await,
             Ok(Ok(None) | Err(ReadError::Stream(_))) => return Ok(()),
-            Ok(Err(ReadError::Codec(error))) => Submission::Answer(Err(Fault::new(
+            Ok(Err(ReadError::Codec(error))) => Replies::fault(Fault::new(
                 FaultKind::Malformed,
                 format!("the agent cannot read the command ({error}); if the coordinator is newer, update the agent"),
-            ))),
-            Err(_) => Submission::Answer(Err(Fault::new(
-                FaultKind::Malformed,
-                "the command did not arrive in time",
-            ))),
+            )),
+            Err(_) => Replies::fault(Fault::new(FaultKind::Malformed, "the command did not arrive in time")),
         };
-        match submission {
-            Submission::Answer(result) => finish(result, version, &mut send).await?,
-            Submission::Watch(watch) => follow(watch, version, &mut send).await?,
-        }
-        Ok::<(), WriteError>(())
+        tell(replies, version, &mut send).await
     };
     match served.await {
         Ok(()) => {
@@ -56,38 +45,19 @@ pub(super) async fn serve(jobs: Jobs, version: u16, mut send: SendStream, mut re
     }
 }
 
-async fn follow(mut watch: Watch, version: u16, send: &mut SendStream) -> Result<(), WriteError> {
-    match watch.accepted().await {
-        Ok(true) => frames::write(send, version, &Reply::Accepted).await?,
-        Ok(false) => return abandon(version, send).await,
-        Err(result) => return finish(result, version, send).await,
-    }
-    loop {
-        match watch.next().await {
-            News::Progress(progress) => frames::write(send, version, &Reply::Progress(progress)).await?,
-            News::Finished(result) => return finish(result, version, send).await,
-            News::Abandoned => return abandon(version, send).await,
+async fn tell(mut replies: Replies, version: u16, send: &mut SendStream) -> Result<(), WriteError> {
+    while let Some(reply) = replies.next().await {
+        let ends = matches!(reply, Reply::Finished(_));
+        match frames::write(send, version, &reply).await {
+            Err(WriteError::Codec(error)) if ends => {
+                let fault = Fault::new(
+                    FaultKind::Internal,
+                    format!("the agent's answer cannot be sent: {error}"),
+                );
+                frames::write(send, version, &Reply::Finished(Err(fault))).await?;
+            }
+            written => written?,
         }
     }
-}
-
-async fn finish(result: JobResult, version: u16, send: &mut SendStream) -> Result<(), WriteError> {
-    match frames::write(send, version, &Reply::Finished(result)).await {
-        Err(WriteError::Codec(error)) => {
-            let fault = Fault::new(
-                FaultKind::Internal,
-                format!("the agent's answer cannot be sent: {error}"),
-            );
-            frames::write(send, version, &Reply::Finished(Err(fault))).await
-        }
-        written => written,
-    }
-}
-
-async fn abandon(version: u16, send: &mut SendStream) -> Result<(), WriteError> {
-    let fault = Fault::new(
-        FaultKind::ShuttingDown,
-        "the agent is stopping; its next run takes the job up again",
-    );
-    frames::write(send, version, &Reply::Finished(Err(fault))).await
+    Ok(())
 }

@@ -1,7 +1,7 @@
 //! Bringing the table into the kernel and reading it back.
 
 use super::{desired::PublishedPort, ruleset};
-use crate::host::{NodeContext, TableLastSeen, short};
+use crate::host::{NodeContext, Short, ShortEnd, TableLastSeen};
 use proximity_protocol::fault::{Fault, FaultKind};
 use serde_json::Value;
 use std::{fs, io, path::Path, time::Duration};
@@ -9,19 +9,23 @@ use std::{fs, io, path::Path, time::Duration};
 /// How long `nft` may take.
 const BOUND: Duration = Duration::from_secs(20);
 
-async fn nft(node: &NodeContext, words: &[&str], stdin: Option<&[u8]>) -> Result<short::ShortEnd, Fault> {
+async fn nft(node: &NodeContext, words: &[&str], stdin: Option<&[u8]>) -> Result<ShortEnd, Fault> {
     let words: Vec<_> = words.iter().map(Into::into).collect();
-    short::run(&node.host().nft, &words, stdin, BOUND)
-        .await
-        .map_err(|error| {
-            Fault::new(
-                FaultKind::ToolFailed,
-                format!("nft could not be run ({error}): is the package nftables installed?"),
-            )
-        })
+    let command = Short {
+        program: &node.host().nft,
+        arguments: &words,
+        stdin,
+        bound: BOUND,
+    };
+    node.tools().short(command).await.map_err(|error| {
+        Fault::new(
+            FaultKind::ToolFailed,
+            format!("nft could not be run ({error}): is the package nftables installed?"),
+        )
+    })
 }
 
-fn failed(what: &str, end: &short::ShortEnd) -> Fault {
+fn failed(what: &str, end: &ShortEnd) -> Fault {
     Fault::new(FaultKind::ToolFailed, format!("nft could not {what}")).with_detail(&end.stderr)
 }
 

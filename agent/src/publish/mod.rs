@@ -20,12 +20,8 @@ use proximity_protocol::{
     ids::{Owner, Vmid},
     observed::PublishedObserved,
 };
-use std::time::Duration;
-use tokio::{
-    net::TcpStream,
-    sync::mpsc,
-    time::{Instant, MissedTickBehavior, interval, sleep, timeout},
-};
+use std::{net::SocketAddrV4, time::Duration};
+use tokio::sync::mpsc;
 
 /// How often the table is looked at.
 const WATCH: Duration = Duration::from_secs(10);
@@ -35,6 +31,8 @@ const GLANCE: Duration = Duration::from_secs(2);
 const ANSWER: Duration = Duration::from_secs(20);
 /// Between two tries to connect.
 const RETRY: Duration = Duration::from_millis(250);
+/// How long one try to connect may take.
+const CONNECT: Duration = Duration::from_secs(5);
 
 /// Sets the table from the stored ports, at start and before the link. Answers how many ports are published.
 pub async fn restore(node: &NodeContext) -> Result<u32, Fault> {
@@ -64,21 +62,20 @@ fn load_present(node: &NodeContext) -> Result<(Vec<PublishedPort>, bool), Fault>
 /// Looks every 2 s whether containers have left, and every 10 s whether the table still stands, and sets it again if not; sends how many entries were set
 /// again. Ends when `tx` is closed.
 pub async fn watch(node: NodeContext, tx: mpsc::Sender<u32>) {
-    let mut ticks = interval(GLANCE);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut looked: Option<Instant> = None;
+    let mut looked: Option<Duration> = None;
     loop {
         tokio::select! {
             () = tx.closed() => return,
-            _ = ticks.tick() => {}
+            () = node.tools().sleep(if looked.is_none() { Duration::ZERO } else { GLANCE }) => {}
         }
-        if looked.is_some_and(|at| at.elapsed() < WATCH) {
+        let now = node.tools().uptime();
+        if looked.is_some_and(|at| now.saturating_sub(at) < WATCH) {
             if let Err(fault) = drop_departed(&node).await {
                 tracing::warn!(%fault, "ports of containers that have left could not be taken back; tried again in 2 s");
             }
             continue;
         }
-        looked = Some(Instant::now());
+        looked = Some(now);
         match repair(&node).await {
             Ok(0) => {}
             Ok(count) => {
@@ -95,7 +92,8 @@ pub async fn watch(node: NodeContext, tx: mpsc::Sender<u32>) {
     }
 }
 
-async fn drop_departed(node: &NodeContext) -> Result<(), Fault> {
+/// Takes the ports of containers that have left back.
+pub(crate) async fn drop_departed(node: &NodeContext) -> Result<(), Fault> {
     let mut last = node.lock_publishing().await;
     match load_present(node)? {
         (_, false) => Ok(()),
@@ -103,7 +101,8 @@ async fn drop_departed(node: &NodeContext) -> Result<(), Fault> {
     }
 }
 
-async fn repair(node: &NodeContext) -> Result<u32, Fault> {
+/// Looks whether the table still stands and sets it again if not; how many entries were set again.
+pub(crate) async fn repair(node: &NodeContext) -> Result<u32, Fault> {
     let mut last = node.lock_publishing().await;
     let (wanted, changed) = load_present(node)?;
     if changed {
@@ -180,19 +179,14 @@ pub(crate) async fn publish(node: &NodeContext, port: PublishedPort) -> Result<(
 }
 
 async fn answers(node: &NodeContext, port: &PublishedPort) -> Result<(), Fault> {
-    let limit = Instant::now() + ANSWER;
+    let tools = node.tools();
+    let limit = tools.uptime() + ANSWER;
     loop {
-        let tried = timeout(
-            Duration::from_secs(5),
-            TcpStream::connect((node.address(), port.public_port)),
-        )
-        .await;
-        let why = match tried {
-            Ok(Ok(_)) => return Ok(()),
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => "no answer".to_owned(),
+        let address = SocketAddrV4::new(node.address(), port.public_port);
+        let Err(why) = tools.connect(address, CONNECT).await else {
+            return Ok(());
         };
-        if Instant::now() >= limit {
+        if tools.uptime() >= limit {
             return Err(Fault::new(
                 FaultKind::Unhealthy,
                 format!(
@@ -204,7 +198,7 @@ async fn answers(node: &NodeContext, port: &PublishedPort) -> Result<(), Fault> 
                 ),
             ));
         }
-        sleep(RETRY).await;
+        tools.sleep(RETRY).await;
     }
 }
 

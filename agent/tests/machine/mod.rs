@@ -7,7 +7,7 @@ use nix::{
 };
 use proximity_agent::{
     config::{Config, Runner},
-    host::NodeContext,
+    host::{NodeContext, OwnMachine},
     jobs::steps::execute,
 };
 use proximity_protocol::{
@@ -19,6 +19,7 @@ use std::{
     fs,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 use tokio::{
@@ -96,7 +97,8 @@ impl Machine {
         config.host.pve_tools = self.path("usr/bin");
         config.host.runner = Runner::Fork;
         config.node.address = Some([127, 0, 0, 1].into());
-        NodeContext::open_with(&config, None, Path::new(env!("CARGO_BIN_EXE_proximity-agent")).into()).unwrap()
+        let machine = OwnMachine::new(env!("CARGO_BIN_EXE_proximity-agent").into(), config.host.runner);
+        NodeContext::open_on(&config, None, Arc::new(machine)).unwrap()
     }
 
     /// Calls of `pct` whose words begin so.

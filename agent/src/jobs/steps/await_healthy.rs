@@ -11,7 +11,6 @@ use proximity_protocol::{
     spec::RECIPE_DIR,
 };
 use std::time::Duration;
-use tokio::time::{Instant, sleep};
 
 /// The first pause; each is half longer than the one before.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
@@ -24,7 +23,8 @@ const CHECK: &str = "health";
 
 pub(super) async fn run(act: &Act<'_>, target: &Target, timeout_s: u32) -> Result<Outcome, Fault> {
     let vmid = target.vmid;
-    let limit = Instant::now() + Duration::from_secs(timeout_s.into());
+    let tools = act.node.tools();
+    let limit = tools.uptime() + Duration::from_secs(timeout_s.into());
     let argv = argv::run_script(vmid, &format!("{RECIPE_DIR}/health"));
     let mut pause = FIRST_PAUSE;
     act.say("waiting for the app to be healthy");
@@ -41,7 +41,7 @@ pub(super) async fn run(act: &Act<'_>, target: &Target, timeout_s: u32) -> Resul
             Err(fault) if fault.kind == FaultKind::InDoubt => fault.message,
             Err(fault) => return Err(fault),
         };
-        if Instant::now() + pause >= limit {
+        if tools.uptime() + pause >= limit {
             standing::require_running(act.node, target)?;
             let last = text
                 .lines()
@@ -55,7 +55,7 @@ pub(super) async fn run(act: &Act<'_>, target: &Target, timeout_s: u32) -> Resul
             )
             .with_detail(&text));
         }
-        sleep(pause).await;
+        tools.sleep(pause).await;
         pause = (pause * 3 / 2).min(LONGEST_PAUSE);
     }
 }

@@ -7,7 +7,6 @@ use proximity_protocol::{
     fault::{Fault, FaultKind},
 };
 use std::{net::Ipv4Addr, time::Duration};
-use tokio::time::{Instant, sleep};
 
 /// Between two looks: some small files.
 const LOOK: Duration = Duration::from_millis(250);
@@ -19,7 +18,8 @@ pub(super) async fn run(
     timeout_s: u32,
 ) -> Result<Outcome, Fault> {
     let vmid = target.vmid;
-    let limit = Instant::now() + Duration::from_secs(timeout_s.into());
+    let tools = act.node.tools();
+    let limit = tools.uptime() + Duration::from_secs(timeout_s.into());
     act.say(&format!("waiting for the network of container {vmid}"));
     loop {
         let container = standing::require_running(act.node, target)?;
@@ -36,13 +36,13 @@ pub(super) async fn run(
         {
             return Ok(Outcome::Network { address });
         }
-        if Instant::now() >= limit {
+        if tools.uptime() >= limit {
             return Err(Fault::new(
                 FaultKind::DeadlineExceeded,
                 missing(network.as_ref(), expect, timeout_s),
             ));
         }
-        sleep(LOOK).await;
+        tools.sleep(LOOK).await;
     }
 }
 

@@ -6,7 +6,6 @@ use super::{
 };
 use crate::{
     facts::{bridges, cluster},
-    host::tool::now_unix_ms,
     ownership::{self, OwnershipRecord},
     pve::{argv, cluster::GuestKind, conf::Conf, words},
 };
@@ -45,7 +44,7 @@ pub(super) async fn run(act: &Act<'_>, spec: &ContainerSpec) -> Result<Outcome, 
         ownership::write(
             act.node,
             vmid,
-            &OwnershipRecord::begin(spec.owner.clone(), act.operation, now_unix_ms() / 1000),
+            &OwnershipRecord::begin(spec.owner.clone(), act.operation, act.node.tools().now_unix_ms() / 1000),
         )?;
         act.say(&format!("creating container {vmid} from {}", spec.template));
     }

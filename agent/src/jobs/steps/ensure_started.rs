@@ -11,7 +11,6 @@ use proximity_protocol::{
     ids::Vmid,
 };
 use std::time::Duration;
-use tokio::time::{Instant, sleep};
 
 /// How long `pct start` may take: it mounts and checks disks.
 const BOUND: Duration = Duration::from_secs(300);
@@ -51,14 +50,15 @@ pub(super) async fn run(act: &Act<'_>, target: &Target) -> Result<Outcome, Fault
 
 /// Whether it comes to run, or to stand still, within the time.
 pub(super) async fn becomes(act: &Act<'_>, vmid: Vmid, running: bool, within: Duration) -> Result<bool, Fault> {
-    let limit = Instant::now() + within;
+    let tools = act.node.tools();
+    let limit = tools.uptime() + within;
     loop {
         if standing::is_running(act.node, vmid)? == running {
             return Ok(true);
         }
-        if Instant::now() >= limit {
+        if tools.uptime() >= limit {
             return Ok(false);
         }
-        sleep(LOOK).await;
+        tools.sleep(LOOK).await;
     }
 }

@@ -21,7 +21,6 @@ use proximity_protocol::{
     spec::{RECIPE_DIR, Recipe},
 };
 use std::{path::PathBuf, time::Duration};
-use tokio::time::{Instant, sleep};
 
 /// How long one push may take.
 const BOUND: Duration = Duration::from_secs(120);
@@ -97,12 +96,13 @@ pub(super) async fn run(act: &Act<'_>, target: &Target, recipe: &Recipe) -> Resu
 async fn lost(act: &Act<'_>, target: &Target, name: &str, silence: Duration, fault: Fault) -> Result<ToolEnd, Fault> {
     let vmid = target.vmid;
     standing::require_running(act.node, target)?;
-    let (mut told, mut since) = (act.told(INSTALL)?, Instant::now());
+    let tools = act.node.tools();
+    let (mut told, mut since) = (act.told(INSTALL)?, tools.uptime());
     while processes::any_with_word(act.node, vmid, name) {
         let now = act.told(INSTALL)?;
         if now != told {
-            (told, since) = (now, Instant::now());
-        } else if since.elapsed() > silence {
+            (told, since) = (now, tools.uptime());
+        } else if tools.uptime().saturating_sub(since) > silence {
             return Err(Fault::new(
                 FaultKind::DeadlineExceeded,
                 format!(
@@ -111,7 +111,7 @@ async fn lost(act: &Act<'_>, target: &Target, name: &str, silence: Duration, fau
                 ),
             ));
         }
-        sleep(LOOK).await;
+        tools.sleep(LOOK).await;
     }
     let argv = argv::show_file(vmid, &format!("{RECIPE_DIR}/end"));
     let end = act.repeatable("installed", &argv, None, Bound::Wait(BOUND)).await?;

@@ -14,7 +14,6 @@ use proximity_protocol::{
     ids::Vmid,
 };
 use std::time::Duration;
-use tokio::time::{Instant, sleep};
 
 /// Between two looks at a task that goes on.
 const LOOK: Duration = Duration::from_millis(250);
@@ -61,10 +60,11 @@ pub(super) async fn end(
         .into_iter()
         .rfind(|task| is_of(task, asked));
     let Some(task) = of_call else { return Ok(None) };
-    let (mut heard, mut since) = (String::new(), Instant::now());
+    let tools = act.node.tools();
+    let (mut heard, mut since) = (String::new(), tools.uptime());
     loop {
         let log = task.log()?;
-        match task.state()? {
+        match task.state(act.node)? {
             TaskState::Ended(TaskEnd::Ok) => {
                 return Ok(Some(ToolEnd {
                     code: Some(0),
@@ -80,8 +80,8 @@ pub(super) async fn end(
                 }));
             }
             TaskState::BrokenOff => return Ok(None),
-            TaskState::Running if log != heard => (heard, since) = (log, Instant::now()),
-            TaskState::Running if since.elapsed() > silence => {
+            TaskState::Running if log != heard => (heard, since) = (log, tools.uptime()),
+            TaskState::Running if tools.uptime().saturating_sub(since) > silence => {
                 return Err(Fault::new(
                     FaultKind::DeadlineExceeded,
                     format!(
@@ -92,7 +92,7 @@ pub(super) async fn end(
             }
             TaskState::Running => {}
         }
-        sleep(LOOK).await;
+        tools.sleep(LOOK).await;
     }
 }
 
