@@ -11,7 +11,7 @@ use crate::body::{BodyError, Interrupted};
 use crate::cluster::Cluster;
 use crate::node::Node;
 use crate::options::Arguments;
-use crate::script::{At, Fault};
+use crate::script::{At, Fault, Point};
 use crate::tasks::TaskLog;
 
 /// Exit code of what is not simulated; no real tool uses it.
@@ -184,8 +184,17 @@ impl Call<'_> {
     /// A point at which the script may interfere.
     pub(crate) fn point(&mut self, at: At) -> Result<(), Stop> {
         self.check_power()?;
-        let faults = crate::script::due(&self.node.layout, &self.tool, &self.sub, self.vmid, at)
+        let point = Point {
+            tool: &self.tool,
+            sub: &self.sub,
+            vmid: self.vmid,
+            at,
+        };
+        let mut faults = crate::script::due(&self.node.layout, point)
             .map_err(|error| Stop::die(format!("pve-sim: {}: {error}", self.node.layout.script().display())))?;
+        if let Some(more) = &self.node.faults {
+            faults.extend(more.due(point));
+        }
         for fault in faults {
             self.suffer(fault)?;
         }

@@ -11,7 +11,8 @@
 //! Also: `pve-sim create --root <root> --name <name> --address <loopback ip>`, `pve-sim run --root <root> <tool> …`.
 //!
 //! *In-process.* `Node::open(root)?.run("pct", &argv, &mut out, &mut err)` answers the exit code; [`Node::with_clock`] takes
-//! a [`Clock`], so that waiting for a lock takes no time. A fault that kills the executable answers [`EXIT_KILLED`] here.
+//! a [`Clock`], so that waiting for a lock takes no time, [`Node::with_faults`] somebody who is asked at every point what goes wrong there, and [`answers`]
+//! tells what `serve` would answer. A fault that kills the executable answers [`EXIT_KILLED`] here.
 //!
 //! [`Node::reboot`] is a reboot: new boot id, nothing runs, `/run` and the nftables ruleset are gone, `onboot: 1` containers
 //! start. [`Node::add_stranger`] lets a guest of somebody else appear, on this node or another one of the cluster.
@@ -109,7 +110,7 @@ pub use clock::{Clock, SystemClock};
 pub use cluster::{Cluster, ClusterInfo, Member};
 pub use layout::{BodyKind, Layout, NodeInfo};
 pub use node::Node;
-pub use script::{At, Fault, Hits, Rule, Script};
-pub use serve::serve;
+pub use script::{At, Fault, Faults, Hits, Point, Rule, Script};
+pub use serve::{answers, serve};
 pub use spec::{NodeSpec, TEMPLATES};
 pub use tools::{DECOMPRESSORS, TOOLS};

@@ -10,7 +10,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::conf::{Properties, Section};
 use crate::layout::Layout;
 use crate::options::Arguments;
-use crate::script::At;
+use crate::script::{At, Faults};
 
 /// A node whose files lie under one root directory.
 #[derive(Debug)]
@@ -20,6 +20,7 @@ pub struct Node {
     pub(crate) body: Box<dyn Body>,
     /// HA itself calls the tools: they act at once and ask it nothing.
     pub(crate) by_ha: bool,
+    pub(crate) faults: Option<Arc<dyn Faults>>,
     signals: Signals,
 }
 
@@ -36,6 +37,7 @@ impl Node {
             clock: Arc::new(SystemClock),
             body,
             by_ha: false,
+            faults: None,
             signals: Signals::default(),
         })
     }
@@ -54,6 +56,13 @@ impl Node {
         self
     }
 
+    /// With faults that a program decides, besides those of the script.
+    #[must_use]
+    pub fn with_faults(mut self, faults: Arc<dyn Faults>) -> Self {
+        self.faults = Some(faults);
+        self
+    }
+
     /// The node's files.
     pub fn layout(&self) -> &Layout {
         &self.layout
@@ -67,11 +76,23 @@ impl Node {
     /// Runs a tool in this process, without stdin: `run("pct", &["start", "100"], …)`. Answers its exit code. Where the
     /// executable would kill itself with SIGKILL, this answers 137 and leaves everything as it is at that moment.
     pub fn run(&self, tool: &str, argv: &[String], out: &mut dyn Write, err: &mut dyn Write) -> i32 {
+        self.run_with_input(tool, argv, &mut io::empty(), out, err)
+    }
+
+    /// As [`Node::run`], with something to read.
+    pub fn run_with_input(
+        &self,
+        tool: &str,
+        argv: &[String],
+        stdin: &mut dyn Read,
+        out: &mut dyn Write,
+        err: &mut dyn Write,
+    ) -> i32 {
         self.run_with(
             tool,
             argv,
             Streams {
-                stdin: &mut io::empty(),
+                stdin,
                 out,
                 err,
                 own: false,

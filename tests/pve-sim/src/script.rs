@@ -56,6 +56,26 @@ pub enum Fault {
     Lock(String),
 }
 
+/// A moment inside a call, as [`Faults`] are asked about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Point<'a> {
+    /// The tool.
+    pub tool: &'a str,
+    /// Its subcommand.
+    pub sub: &'a str,
+    /// The container that it is called for.
+    pub vmid: Option<u32>,
+    /// The moment.
+    pub at: At,
+}
+
+/// Faults of the in-process door that a program decides instead of a file. Whoever answers may also keep the tool waiting at the point for as long as it
+/// does not answer.
+pub trait Faults: Send + Sync + std::fmt::Debug {
+    /// What happens at the point.
+    fn due(&self, point: Point<'_>) -> Vec<Fault>;
+}
+
 /// One rule of a script.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rule {
@@ -227,8 +247,9 @@ impl Counters {
     }
 }
 
-/// The faults that act on this call at this point.
-pub(crate) fn due(layout: &Layout, tool: &str, sub: &str, vmid: Option<u32>, at: At) -> io::Result<Vec<Fault>> {
+/// The faults of the file that act on this call at this point.
+pub(crate) fn due(layout: &Layout, point: Point<'_>) -> io::Result<Vec<Fault>> {
+    let Point { tool, sub, vmid, at } = point;
     let rules = read(layout)?;
     if rules.is_empty() {
         return Ok(Vec::new());

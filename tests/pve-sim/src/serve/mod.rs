@@ -125,6 +125,14 @@ pub fn serve(root: &Path) -> io::Result<()> {
     }
 }
 
+/// Whether somebody answers at an address and port of the hollow node: what [`serve`] would have open there. For the in-process door, where nobody serves.
+///
+/// # Errors
+/// When the node's files cannot be read.
+pub fn answers(layout: &Layout, at: SocketAddrV4) -> io::Result<bool> {
+    Ok(stubs(layout)?.contains_key(&at))
+}
+
 /// A tool that looks whether somebody serves holds the lock for a moment, so one refusal says nothing.
 fn own(layout: &Layout) -> io::Result<fs::File> {
     let begin = Instant::now();
