@@ -76,6 +76,9 @@ pub type Connection = SqliteConnection;
 /// A write transaction; dropped without commit it leaves nothing.
 pub type Tx = Transaction<'static, Sqlite>;
 
+/// Connections that read at the same time.
+const READERS: u32 = 8;
+
 /// The registry.
 #[derive(Debug, Clone)]
 pub struct Store {
@@ -86,6 +89,16 @@ pub struct Store {
 impl Store {
     /// Opens or makes the file and brings its schema up to date.
     pub async fn open(path: &Path) -> Result<Self, StoreError> {
+        Self::open_with(path, READERS).await
+    }
+
+    /// As [`Store::open`], but with one connection for reading and writing: accesses come in the order in which they were asked for, so that a run of the
+    /// coordinator can be repeated exactly. Whoever holds one access and asks for a second waits for ever.
+    pub async fn open_serial(path: &Path) -> Result<Self, StoreError> {
+        Self::open_with(path, 0).await
+    }
+
+    async fn open_with(path: &Path, readers: u32) -> Result<Self, StoreError> {
         let at = |source| StoreError::Open {
             path: path.display().to_string(),
             source,
@@ -104,8 +117,12 @@ impl Store {
             .await
             .map_err(at)?;
         sqlx::migrate!("./migrations").run(&writer).await?;
+        if readers == 0 {
+            let readers = writer.clone();
+            return Ok(Self { writer, readers });
+        }
         let readers = SqlitePoolOptions::new()
-            .max_connections(8)
+            .max_connections(readers)
             .acquire_timeout(Duration::from_secs(60))
             .connect_with(options.read_only(true))
             .await
@@ -121,6 +138,13 @@ impl Store {
     /// A connection that only reads.
     pub async fn read(&self) -> Result<sqlx::pool::PoolConnection<Sqlite>, StoreError> {
         Ok(self.readers.acquire().await?)
+    }
+
+    /// Whether no access is under way.
+    pub fn is_at_rest(&self) -> bool {
+        [&self.writer, &self.readers]
+            .iter()
+            .all(|pool| u32::try_from(pool.num_idle()) == Ok(pool.size()))
     }
 
     /// Closes every connection after what is under way.
