@@ -30,6 +30,7 @@ use crate::{
         join_tokens::JoinTokens,
         nodes::Nodes,
         operations::Operations,
+        rescue::Rescue,
         settings::SettingsService,
         system::SystemService,
     },
@@ -50,6 +51,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// How long requests that are under way may take once the coordinator stops.
 const HTTP_GRACE: Duration = Duration::from_secs(5);
+
+/// How often the engine looks for what the command line has queued.
+const LOOK_FOR_WORK: Duration = Duration::from_secs(3);
 
 /// How often a stream of events looks its session up.
 const STREAM_CHECK: Duration = Duration::from_secs(15);
@@ -145,6 +149,17 @@ pub(crate) fn lock(config: &Config) -> Result<File, StartError> {
     }
 }
 
+/// Wakes the engine from time to time: the command line writes to the same registry and cannot.
+async fn look_for_work(engine: &Engine, stop: &CancellationToken) {
+    let mut ticks = tokio::time::interval(LOOK_FOR_WORK);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = ticks.tick() => engine.wake(),
+        }
+    }
+}
+
 /// Spawns a task that is to run until `stop`; says so in `broken` if it ends before.
 fn keep(
     tasks: &TaskTracker,
@@ -231,6 +246,10 @@ impl Coordinator {
         keep(&tasks, &stop, &broken_tx, "the engine", async move {
             runner.run(token).await
         });
+        let (woken, token) = (engine.clone(), stop.clone());
+        keep(&tasks, &stop, &broken_tx, "the look for work", async move {
+            look_for_work(&woken, &token).await;
+        });
 
         let reconciler = Reconciler {
             store: store.clone(),
@@ -271,7 +290,7 @@ impl Coordinator {
             system: SystemService::new(store.clone(), Arc::clone(&queries), catalog.clone(), &clock),
             apps: Apps::new(AppsDeps {
                 store: store.clone(),
-                engine,
+                engine: engine.clone(),
                 queries: Arc::clone(&queries),
                 live: live.clone(),
                 inventories: inventories.clone(),
@@ -281,6 +300,7 @@ impl Coordinator {
                 secrets,
             }),
             operations: Operations::new(store.clone()),
+            rescue: Rescue::new(store.clone(), Arc::clone(&clock), Some((engine.clone(), bus.clone()))),
             hosts: Hosts::new(store.clone(), Arc::clone(&clock), Arc::clone(&queries)),
             nodes: Nodes::new(
                 store.clone(),

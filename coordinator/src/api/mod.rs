@@ -35,6 +35,7 @@ use crate::{
         join_tokens::JoinTokens,
         nodes::Nodes,
         operations::Operations,
+        rescue::Rescue,
         settings::SettingsService,
         system::SystemService,
     },
@@ -87,6 +88,8 @@ pub struct Api {
     pub apps: Apps,
     /// Operations.
     pub operations: Operations,
+    /// What operators do about those that are stuck.
+    pub rescue: Rescue,
     /// Proxmox installations.
     pub hosts: Hosts,
     /// Their machines.

@@ -13,7 +13,7 @@ use axum::{
     extract::{Path, State},
     http::StatusCode,
     response::{IntoResponse, Response},
-    routing::get,
+    routing::{get, post},
 };
 
 pub(super) fn routes() -> Router<Api> {
@@ -21,6 +21,8 @@ pub(super) fn routes() -> Router<Api> {
         .route("/", get(list))
         .route("/{id}", get(one))
         .route("/{id}/events", get(events))
+        .route("/{id}/retry", post(retry))
+        .route("/{id}/abandon", post(abandon))
 }
 
 async fn list(
@@ -33,6 +35,22 @@ async fn list(
 
 async fn one(State(api): State<Api>, known: Known, _: NoParams, Path(id): Path<String>) -> Answer<impl IntoResponse> {
     Ok(axum::Json(api.operations.get(known.caller(), &id).await?))
+}
+
+/// For operators: a stuck one goes on from where it stands.
+async fn retry(State(api): State<Api>, known: Known, _: NoParams, Path(id): Path<String>) -> Answer<Response> {
+    let operation = api.rescue.retry(known.caller(), &id).await?;
+    Ok((StatusCode::ACCEPTED, axum::Json(operation)).into_response())
+}
+
+/// For operators: it is given up, and what it leaves is named.
+async fn abandon(
+    State(api): State<Api>,
+    known: Known,
+    _: NoParams,
+    Path(id): Path<String>,
+) -> Answer<impl IntoResponse> {
+    Ok(axum::Json(api.rescue.abandon(known.caller(), &id).await?))
 }
 
 /// From the operation's beginning, or from after `Last-Event-ID`, to its end. A client that comes back after the end gets 204, which tells a browser's

@@ -3,6 +3,7 @@
 mod ca;
 mod catalog;
 pub mod exit;
+mod operations;
 mod owner;
 mod password;
 mod serve;
@@ -40,6 +41,9 @@ enum Subcommands {
     /// The certificate authority: how it stands, saving it, replacing its root
     #[command(subcommand)]
     Ca(ca::Ca),
+    /// Operations: what goes on, and what to do about what is stuck
+    #[command(subcommand)]
+    Operations(operations::Operations),
     /// Accounts
     #[command(subcommand)]
     User(user::User),
@@ -74,6 +78,7 @@ fn dispatch(arguments: Arguments) -> Result<(), Failure> {
         Subcommands::Serve => with_runtime(serve::execute(&config)),
         Subcommands::Token(token) => with_runtime(token.execute(&config)),
         Subcommands::Ca(ca) => with_runtime(ca.execute(&config)),
+        Subcommands::Operations(operations) => with_runtime(operations.execute(&config)),
         Subcommands::User(user) => with_runtime(user.execute(&config)),
         Subcommands::Catalog(catalog) => catalog.execute(&config),
     }

@@ -11,6 +11,11 @@ use crate::{
     store::{StoreError, deployment_logs::LogLevel},
 };
 
+/// What was found to be not the app's and so not touched.
+fn left_in_words(left: &[String]) -> Option<String> {
+    (!left.is_empty()).then(|| format!("left as it is: {}", left.join("; ")))
+}
+
 impl Drive<'_> {
     /// Somebody asked to stop.
     pub(super) async fn turn_back(&self, moment: Moment) -> Advance {
@@ -22,17 +27,25 @@ impl Drive<'_> {
         self.write(draft).await
     }
 
-    /// Everything is done, or taken back.
+    /// Everything is done, or taken back. What a done one left on a node stands in its reason: the app's log may be gone by then.
     pub(super) async fn finish(&self, moment: Moment, kind: &'static Kind, done: bool) -> Advance {
         let why = why_undone(&moment.operation);
         let view = moment.view(&[]);
         let (changes, level, words) = if done {
-            ((kind.done)(&view), LogLevel::Info, format!("{} is done", kind.name))
+            let words = match left_in_words(&moment.data.left) {
+                Some(left) => format!("{} is done; {left}", kind.name),
+                None => format!("{} is done", kind.name),
+            };
+            ((kind.done)(&view), LogLevel::Info, words)
         } else {
             let words = format!("{} was taken back: {why}", kind.name);
             ((kind.undone)(&view, &why), LogLevel::Error, words)
         };
         let node = moment.operation.node_id;
+        let left = left_in_words(&moment.data.left);
+        if let Some(left) = left.as_ref().filter(|_| done) {
+            tracing::warn!(operation_id = %self.id, app_id = %moment.app.id, left, "an operation left something on its node");
+        }
         let mut draft = Draft::of(moment.operation);
         draft.changes = changes;
         draft.lines.push(line(level, kind.name, words));
@@ -41,7 +54,7 @@ impl Drive<'_> {
         } else {
             OperationState::Undone
         };
-        draft.operation.reason = (!done).then_some(why);
+        draft.operation.reason = if done { left } else { Some(why) };
         draft.operation.finished_at = Some(self.engine.deps().clock.now_ms());
         let app_id = draft.operation.app_id.clone();
         let state = draft.operation.state;
@@ -94,6 +107,7 @@ impl Drive<'_> {
             Ok(()) => Ok(None),
             Err(RecordError::Store(error)) => Err(error),
             Err(RecordError::Behind) => Ok(Some(Pause::Behind)),
+            Err(RecordError::Ended) => Ok(Some(Pause::Ended)),
             Err(RecordError::Exhausted(why)) => Err(StoreError::Corrupt(why)),
         }
     }

@@ -99,4 +99,7 @@ pub struct Data {
     /// How often another VMID, port or address was chosen.
     #[serde(default)]
     pub choices: u32,
+    /// What was found on a node in the place of what is the app's, and so was left there; in words.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left: Vec<String>,
 }

@@ -7,7 +7,7 @@ use super::{
     surroundings::{self, SurroundingsError},
 };
 use crate::{
-    clock::UnixMs,
+    clock::{UnixMs, rfc3339},
     domain::app_state::Status,
     events::{Event, NewEvent},
     nodes::inventories::Inventories,
@@ -75,6 +75,9 @@ pub(crate) enum RecordError {
     /// Another operation of the same app is under way.
     #[error("another operation of the app is under way")]
     Behind,
+    /// It has ended meanwhile: an operator gave it up.
+    #[error("the operation has ended")]
+    Ended,
     /// There is nothing left to choose from; the text is for the operator.
     #[error("{0}")]
     Exhausted(String),
@@ -113,7 +116,9 @@ pub(crate) async fn write(
     }
     match operations::update(&mut tx, operation).await {
         Err(StoreError::Taken(_)) => return Err(RecordError::Behind),
-        other => other?,
+        Ok(false) => return Err(RecordError::Ended),
+        Ok(true) => {}
+        Err(error) => return Err(error.into()),
     }
     for step in &draft.steps {
         operations::update_step(&mut tx, operation.id, step).await?;
@@ -131,14 +136,35 @@ pub(crate) async fn write(
         )
         .await?;
     }
-    events.push(operation_event(&mut tx, now, draft).await?);
+    let told = Told {
+        step: draft.steps.last(),
+        message: draft.lines.last().map(|l| l.message.as_str()),
+        percent: draft.percent,
+    };
+    events.push(operation_event(&mut tx, now, &draft.operation, told).await?);
     tx.commit().await.map_err(StoreError::from)?;
     Ok(events)
 }
 
-async fn operation_event(tx: &mut Connection, now: UnixMs, draft: &Draft) -> Result<Event, StoreError> {
-    let operation = &draft.operation;
-    let step = draft.steps.last();
+/// What an operation's event tells besides the operation itself.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Told<'a> {
+    /// The step that changed.
+    pub(crate) step: Option<&'a StepRow>,
+    /// The latest line of the log.
+    pub(crate) message: Option<&'a str>,
+    /// How far the step is.
+    pub(crate) percent: Option<u8>,
+}
+
+/// Stores the event that tells how an operation is now.
+pub(crate) async fn operation_event(
+    tx: &mut Connection,
+    now: UnixMs,
+    operation: &OperationRow,
+    told: Told<'_>,
+) -> Result<Event, StoreError> {
+    let Told { step, message, percent } = told;
     let event = NewEvent {
         kind: "operation",
         app_id: Some(operation.app_id.clone()),
@@ -152,11 +178,12 @@ async fn operation_event(tx: &mut Connection, now: UnixMs, draft: &Draft) -> Res
             "state": operation.state,
             "reason": operation.reason,
             "action": operation.action,
+            "no_progress_since": operation.quiet_since.map(rfc3339),
             "step": step.map(|s| s.name.as_str()),
             "step_title": step.map(|s| s.title.as_str()),
             "step_state": step.map(|s| s.state),
-            "message": draft.lines.last().map(|l| l.message.as_str()),
-            "percent": draft.percent,
+            "message": message,
+            "percent": percent,
         }),
     };
     store::insert_event(tx, now, event).await

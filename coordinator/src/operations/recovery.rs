@@ -46,6 +46,17 @@ pub fn next(operation: &OperationRow, steps: &[StepRow], forward_only: bool) -> 
     }
 }
 
+/// How a stuck operation goes on once an operator has put right what stood in its way: its state, and the step that is tried again.
+pub fn reopened(operation: &OperationRow, steps: &[StepRow], forward_only: bool) -> (OperationState, Option<usize>) {
+    let turned = |s: &StepRow| matches!(s.state, StepState::Failed | StepState::Undoing | StepState::Undone);
+    let cause = operation.error.is_some() || operation.cancel_requested;
+    if !forward_only && cause && steps.iter().any(turned) {
+        (OperationState::Undoing, steps.iter().rposition(|s| s.state.touched()))
+    } else {
+        (OperationState::Running, steps.iter().position(|s| !s.state.passed()))
+    }
+}
+
 /// Whether the step's latest command may have reached the node without an answer being recorded, so that the same key is sent again.
 pub fn in_flight(step: &StepRow, undo: bool) -> bool {
     if undo {
@@ -84,6 +95,9 @@ mod tests {
             started_at: None,
             updated_at: 0,
             finished_at: None,
+            quiet_since: None,
+            abandoned_at: None,
+            abandoned_by: None,
         }
     }
 

@@ -58,6 +58,10 @@ impl Drive<'_> {
             // Something is there, and it stays: the operator has to know.
             _ => format!("Nothing of the app is there any more: {}", fault.message),
         };
+        if fault.kind != FaultKind::ContainerMissing && !moment.data.left.contains(&fault.message) {
+            moment.data.left.push(fault.message.clone());
+            moment.operation.data = serde_json::to_value(&moment.data)?;
+        }
         let draft = Draft {
             lines: vec![line(LogLevel::Info, &row.name, words)],
             steps: vec![row],
@@ -164,6 +168,7 @@ impl Drive<'_> {
             Ok(()) => {}
             Err(RecordError::Store(error)) => return Err(error),
             Err(RecordError::Behind) => return Ok(Some(Pause::Behind)),
+            Err(RecordError::Ended) => return Ok(Some(Pause::Ended)),
             Err(RecordError::Exhausted(why)) => {
                 let fault = Fault::new(fault.kind, format!("{}, and {why}", fault.message));
                 let mut draft = Draft::of(moment.operation);

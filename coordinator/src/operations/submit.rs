@@ -51,6 +51,9 @@ pub async fn queue(
         started_at: None,
         updated_at: now,
         finished_at: None,
+        quiet_since: None,
+        abandoned_at: None,
+        abandoned_by: None,
     };
     let steps: Vec<(&str, &str)> = kind.steps.iter().map(|s| (s.name, s.title)).collect();
     operations::insert(tx, &row, &steps).await?;

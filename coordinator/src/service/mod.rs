@@ -12,6 +12,7 @@ pub mod enrolment;
 pub mod hosts;
 pub mod join_tokens;
 pub mod nodes;
+pub mod rescue;
 pub mod settings;
 pub mod system;
 pub mod users;

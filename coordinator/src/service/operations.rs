@@ -31,7 +31,7 @@ pub struct OperationView {
     pub hostname: String,
     /// `queued, running, waiting, undoing, done, undone, stuck`.
     pub state: OperationState,
-    /// Of waiting, undoing, undone, stuck: why.
+    /// Of waiting, undoing, undone, stuck: why. Of done: what it left as it is, because it is not the app's.
     pub reason: Option<String>,
     /// Of stuck: what the operator does.
     pub action: Option<String>,
@@ -49,6 +49,12 @@ pub struct OperationView {
     pub updated_at: String,
     /// RFC 3339.
     pub finished_at: Option<String>,
+    /// Since when its step has told nothing, if that is longer than the setting allows; RFC 3339.
+    pub no_progress_since: Option<String>,
+    /// When an operator gave it up, RFC 3339.
+    pub abandoned_at: Option<String>,
+    /// Who.
+    pub abandoned_by: Option<String>,
 }
 
 /// A step as answers show it.
@@ -113,7 +119,7 @@ pub struct OperationPage {
     pub per_page: i64,
 }
 
-fn view(row: OperationRow, steps: Vec<StepRow>) -> OperationView {
+pub(super) fn view(row: OperationRow, steps: Vec<StepRow>) -> OperationView {
     OperationView {
         id: row.id.to_string(),
         kind: row.kind,
@@ -141,10 +147,13 @@ fn view(row: OperationRow, steps: Vec<StepRow>) -> OperationView {
         started_at: row.started_at.map(rfc3339),
         updated_at: rfc3339(row.updated_at),
         finished_at: row.finished_at.map(rfc3339),
+        no_progress_since: row.quiet_since.map(rfc3339),
+        abandoned_at: row.abandoned_at.map(rfc3339),
+        abandoned_by: row.abandoned_by,
     }
 }
 
-fn no_such_operation(id: &str) -> ServiceError {
+pub(super) fn no_such_operation(id: &str) -> ServiceError {
     let id: String = id.chars().take(80).collect();
     ServiceError::NotFound(format!("there is no operation {id:?}; GET /api/operations lists yours"))
 }
@@ -190,6 +199,7 @@ impl Operations {
             app_id: query.app_id.clone(),
             state,
             kind: query.kind.clone(),
+            open: false,
         };
         let mut conn = self.store.read().await?;
         let (found, total) = rows::list(&mut conn, &filter, query.per_page, (query.page - 1) * query.per_page).await?;

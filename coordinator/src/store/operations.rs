@@ -53,6 +53,12 @@ pub struct OperationRow {
     pub updated_at: UnixMs,
     /// When it ended.
     pub finished_at: Option<UnixMs>,
+    /// Since when its step has told nothing, if that is longer than the setting allows.
+    pub quiet_since: Option<UnixMs>,
+    /// When an operator gave it up.
+    pub abandoned_at: Option<UnixMs>,
+    /// Who.
+    pub abandoned_by: Option<String>,
 }
 
 /// A row of `operation_steps`.
@@ -105,6 +111,9 @@ fn operation(row: &SqliteRow) -> Result<OperationRow, StoreError> {
         started_at: get(row, "started_at")?,
         updated_at: get(row, "updated_at")?,
         finished_at: get(row, "finished_at")?,
+        quiet_since: get(row, "quiet_since")?,
+        abandoned_at: get(row, "abandoned_at")?,
+        abandoned_by: get(row, "abandoned_by")?,
     })
 }
 
@@ -214,11 +223,12 @@ pub async fn latest_of(tx: &mut Connection, app_id: &str) -> Result<Option<Opera
         .transpose()
 }
 
-/// Writes what changes over an operation's life. Fails with `Taken` if it becomes active while another of the same app is.
-pub async fn update(tx: &mut Connection, o: &OperationRow) -> Result<(), StoreError> {
-    sqlx::query(
-        "UPDATE operations SET state = $2, reason = $3, action = $4, error = $5, data = $6, started_at = $7, updated_at = $8, finished_at = $9, node_id = $10
-         WHERE id = $1",
+/// Writes what changes over an operation's life, unless it has ended; whether it had not. Fails with `Taken` if it becomes active while another of the same
+/// app is.
+pub async fn update(tx: &mut Connection, o: &OperationRow) -> Result<bool, StoreError> {
+    let changed = sqlx::query(
+        "UPDATE operations SET state = $2, reason = $3, action = $4, error = $5, data = $6, started_at = $7, updated_at = $8, finished_at = $9, node_id = $10,
+         quiet_since = $11 WHERE id = $1 AND state NOT IN ('done', 'undone', 'stuck')",
     )
     .bind(o.id.to_string())
     .bind(o.state.as_str())
@@ -230,6 +240,28 @@ pub async fn update(tx: &mut Connection, o: &OperationRow) -> Result<(), StoreEr
     .bind(o.updated_at)
     .bind(o.finished_at)
     .bind(o.node_id.map(|n| n.to_string()))
+    .bind(o.quiet_since)
+    .execute(tx)
+    .await?;
+    Ok(changed.rows_affected() > 0)
+}
+
+/// Writes what an operator makes of an operation that is stuck, or that waits: it goes on again, or is given up.
+pub async fn step_in(tx: &mut Connection, o: &OperationRow) -> Result<(), StoreError> {
+    sqlx::query(
+        "UPDATE operations SET state = $2, reason = $3, action = $4, error = $5, updated_at = $6, finished_at = $7, quiet_since = $8, abandoned_at = $9,
+         abandoned_by = $10 WHERE id = $1 AND state IN ('stuck', 'waiting', 'undoing')",
+    )
+    .bind(o.id.to_string())
+    .bind(o.state.as_str())
+    .bind(&o.reason)
+    .bind(&o.action)
+    .bind(o.error.as_ref().map(Value::to_string))
+    .bind(o.updated_at)
+    .bind(o.finished_at)
+    .bind(o.quiet_since)
+    .bind(o.abandoned_at)
+    .bind(&o.abandoned_by)
     .execute(tx)
     .await?;
     Ok(())
@@ -289,6 +321,8 @@ pub struct OperationFilter {
     pub state: Option<OperationState>,
     /// Only of this kind.
     pub kind: Option<String>,
+    /// Only those that go on, and those that are stuck and not abandoned.
+    pub open: bool,
 }
 
 /// A page of operations, newest first, and how many there are in all.
@@ -311,6 +345,9 @@ pub async fn list(
         }
         if let Some(kind) = &filter.kind {
             query.push(" AND kind = ").push_bind(kind.clone());
+        }
+        if filter.open {
+            query.push(" AND state NOT IN ('done', 'undone') AND abandoned_at IS NULL");
         }
     }
     let mut count = QueryBuilder::new("SELECT COUNT(*)");

@@ -125,6 +125,11 @@ impl TestApi {
                 secrets: world.secrets.clone(),
             }),
             operations: Operations::new(world.store.clone()),
+            rescue: Rescue::new(
+                world.store.clone(),
+                Arc::new(world.clock.clone()),
+                Some((world.engine(1), world.bus.clone())),
+            ),
             hosts: Hosts::new(world.store.clone(), Arc::new(world.clock.clone()), world.queries()),
             nodes: Nodes::new(
                 world.store.clone(),
