@@ -2,13 +2,14 @@
 
 use crate::{
     authority::{Authority, Dates},
-    recording::{read_frame, receive},
+    recording::read_frame,
 };
 use anyhow::{Context, Result, bail};
 use proximity_protocol::{
-    ALPN_ENROLL, ALPN_LINK,
+    ALPN_ENROLL, ALPN_LINK, close,
     codec::{self, Message},
     command::{Command, Outcome, Reply},
+    enquiry::{Enquiry, EnquiryReply},
     enroll::{EnrollReply, EnrollRequest},
     fault::Fault,
     hello::{Hello, HelloReply, Welcome},
@@ -17,18 +18,40 @@ use proximity_protocol::{
     token::JoinToken,
 };
 use std::{
-    net::{Ipv4Addr, SocketAddr},
+    net::{Ipv4Addr, SocketAddr, UdpSocket},
     path::Path,
     sync::Mutex,
 };
+use time::OffsetDateTime;
+use tokio::sync::mpsc;
 
 /// It, listening on loopback.
 pub struct Impostor {
     endpoint: quinn::Endpoint,
+    arrived: tokio::sync::Mutex<mpsc::UnboundedReceiver<quinn::Connection>>,
     authority: Authority,
     node: NodeId,
     epoch: u64,
+    /// How far its clock is ahead; `None`: it is older than the question for it.
+    ahead: Option<time::Duration>,
     csr_der: Mutex<Vec<u8>>,
+}
+
+/// Hands over whoever has shaken hands: one whom the network cuts off in the middle keeps nobody waiting.
+fn receive(endpoint: quinn::Endpoint) -> mpsc::UnboundedReceiver<quinn::Connection> {
+    let (sender, arrived) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Some(incoming) = endpoint.accept().await {
+            let sender = sender.clone();
+            tokio::spawn(async move {
+                if let Ok(connection) = incoming.await {
+                    // Nobody waits any more when the test is over.
+                    let _ = sender.send(connection);
+                }
+            });
+        }
+    });
+    arrived
 }
 
 /// A welcomed agent.
@@ -53,13 +76,22 @@ impl Impostor {
 
     /// Listens with that CA; whoever enrols is that node.
     pub fn listen_as(authority: Authority, node: NodeId) -> Result<Self> {
+        let socket = UdpSocket::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
+        Self::listen_on(socket, authority, node)
+    }
+
+    /// Listens on that socket.
+    pub fn listen_on(socket: UdpSocket, authority: Authority, node: NodeId) -> Result<Self> {
         let config = authority.server(Dates::default())?;
-        let endpoint = quinn::Endpoint::server(config, SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
+        let runtime = quinn::default_runtime().context("no runtime of tokio's")?;
+        let endpoint = quinn::Endpoint::new(quinn::EndpointConfig::default(), Some(config), socket, runtime)?;
         Ok(Self {
+            arrived: receive(endpoint.clone()).into(),
             endpoint,
             authority,
             node,
             epoch: 7,
+            ahead: Some(time::Duration::ZERO),
             csr_der: Mutex::default(),
         })
     }
@@ -71,10 +103,34 @@ impl Impostor {
         self
     }
 
+    /// By its clock, it is so much later than here, and its certificate is of that time.
+    pub fn with_clock(mut self, ahead: time::Duration) -> Result<Self> {
+        self.ahead = Some(ahead);
+        let dates = Dates::given_at(self.now());
+        self.endpoint.set_server_config(Some(self.authority.server(dates)?));
+        Ok(self)
+    }
+
+    /// It does not know the question what time it is, as coordinators of the first version do not, and its certificate has these dates.
+    pub fn of_before(mut self, dates: Dates) -> Result<Self> {
+        self.ahead = None;
+        self.endpoint.set_server_config(Some(self.authority.server(dates)?));
+        Ok(self)
+    }
+
+    fn now(&self) -> OffsetDateTime {
+        OffsetDateTime::now_utc() + self.ahead.unwrap_or_default()
+    }
+
     /// A token that leads here.
     pub fn token(&self) -> Result<String> {
+        self.token_to(&self.address()?)
+    }
+
+    /// A token of this coordinator's that leads somewhere else.
+    pub fn token_to(&self, address: &str) -> Result<String> {
         let token = JoinToken::new(
-            vec![self.address()?],
+            vec![address.to_owned()],
             self.authority.pin(),
             JoinTokenId(uuid::Uuid::new_v4()),
             Secret256::new([1; 32]),
@@ -99,9 +155,9 @@ impl Impostor {
     }
 
     async fn accept(&self, alpn: &[u8]) -> Result<quinn::Connection> {
+        let mut arrived = self.arrived.lock().await;
         loop {
-            let incoming = self.endpoint.accept().await.context("the endpoint is closed")?;
-            let Ok(connection) = incoming.await else { continue };
+            let connection = arrived.recv().await.context("the endpoint is closed")?;
             let data = connection
                 .handshake_data()
                 .and_then(|d| d.downcast::<quinn::crypto::rustls::HandshakeData>().ok());
@@ -112,17 +168,35 @@ impl Impostor {
         }
     }
 
-    /// Serves one enrolment.
+    /// Serves one enrolment, and before it whoever asks what time it is.
     pub async fn enrol(&self) -> Result<NodeName> {
-        let connection = self.accept(ALPN_ENROLL).await?;
-        let (mut tx, mut rx) = connection.accept_bi().await?;
-        let request: EnrollRequest = receive(&mut rx).await?;
-        let grant = self.authority.grant(self.node, &request.csr_der, Dates::default())?;
-        *self.csr_der.lock().expect("nobody panics with it") = request.csr_der;
-        send(&mut tx, &EnrollReply::Granted(grant)).await?;
-        tx.finish()?;
-        connection.closed().await;
-        Ok(request.facts.node_name)
+        loop {
+            let connection = self.accept(ALPN_ENROLL).await?;
+            // Who looks at the certificate and hangs up has nothing to say.
+            let Ok((mut tx, mut rx)) = connection.accept_bi().await else {
+                continue;
+            };
+            let question = read_frame(&mut rx).await?.context("no question")?;
+            if codec::decode(&question) == Ok(Enquiry::Clock) {
+                match self.ahead {
+                    Some(_) => {
+                        let unix_ms = i64::try_from(self.now().unix_timestamp_nanos() / 1_000_000)?;
+                        send(&mut tx, &EnquiryReply::Clock { unix_ms }).await?;
+                        tx.finish()?;
+                        connection.closed().await;
+                    }
+                    None => connection.close(close::PROTOCOL.into(), b"expected a message of type 16, got type 20"),
+                }
+                continue;
+            }
+            let request: EnrollRequest = codec::decode(&question)?;
+            let grant = self.authority.grant(self.node, &request.csr_der, Dates::default())?;
+            *self.csr_der.lock().expect("nobody panics with it") = request.csr_der;
+            send(&mut tx, &EnrollReply::Granted(grant)).await?;
+            tx.finish()?;
+            connection.closed().await;
+            return Ok(request.facts.node_name);
+        }
     }
 
     /// Welcomes the agent's next link.
@@ -197,5 +271,11 @@ impl Link {
             None => Ok(()),
             Some(reason) => bail!("the agent hung up: {reason}"),
         }
+    }
+}
+
+impl Drop for Impostor {
+    fn drop(&mut self) {
+        self.endpoint.close(0u32.into(), b"");
     }
 }

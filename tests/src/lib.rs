@@ -7,6 +7,7 @@
 //! - [`puppet`]: an agent that is not the product's.
 //! - [`recording`]: frames of a real conversation, kept as text; [`relay`] stands between the two sides and writes them down.
 //! - [`api`]: the HTTP API as a client sees it.
+//! - [`wire`]: two network namespaces and what passes between them.
 //! - [`world`]: what must hold whatever happened: one owner for each VMID, port and address, no container without app, nothing left.
 //!
 //! Nothing here waits for a time to pass: it waits for a state, and says after a bounded time which state did not come.
@@ -20,4 +21,5 @@ pub mod programs;
 pub mod puppet;
 pub mod recording;
 pub mod relay;
+pub mod wire;
 pub mod world;

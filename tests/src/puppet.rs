@@ -1,10 +1,11 @@
 //! An agent that is not the product's: it enrols with a key of its own and says whatever a test gives it.
 
-use crate::recording::{read_frame, receive};
+use crate::recording::read_frame;
 use anyhow::{Context, Result, bail};
 use proximity_protocol::{
     ALPN_ENROLL, ALPN_LINK, COORDINATOR_TLS_NAME,
     codec::{self, Message},
+    enquiry::Enquiry,
     enroll::{EnrollReply, EnrollRequest, Grant},
     renew::{RETURN_CHALLENGE_LEN, RETURN_LABEL, ReturnRequest},
     token::JoinToken,
@@ -146,6 +147,12 @@ impl Puppet {
         }
     }
 
+    /// Asks the coordinator of `token` what time it is; the answer as bytes.
+    pub async fn what_time(token: &JoinToken) -> Result<Vec<u8>> {
+        let coordinator = token.addresses.first().context("no address")?.parse()?;
+        ask(&dial(coordinator, ALPN_ENROLL, None).await?, &Enquiry::Clock).await
+    }
+
     /// A connection with its certificate. Nothing has been said on it.
     pub async fn link(&self) -> Result<Dialled> {
         dial(self.coordinator, ALPN_LINK, Some((&self.key, &self.grant))).await
@@ -166,13 +173,4 @@ impl Puppet {
         };
         ask(&dialled, &request).await
     }
-}
-
-/// Says a message and reads the answer of the same stream.
-pub async fn exchange<M: Message>(
-    (send, recv): (&mut quinn::SendStream, &mut quinn::RecvStream),
-    bytes: &[u8],
-) -> Result<M> {
-    send.write_all(bytes).await?;
-    receive(recv).await
 }

@@ -5,7 +5,7 @@
 
 use anyhow::{Context, Result, bail};
 use data_encoding::HEXLOWER;
-use proximity_protocol::codec::{self, CodecError, HEADER_LEN, Header, Message};
+use proximity_protocol::codec::{self, CodecError, HEADER_LEN, Message};
 use std::{fmt, path::Path, str::FromStr};
 
 /// Who spoke.
@@ -80,13 +80,6 @@ pub async fn read_frame(stream: &mut quinn::RecvStream) -> Result<Option<Vec<u8>
     bytes.resize(HEADER_LEN + length, 0);
     stream.read_exact(&mut bytes[HEADER_LEN..]).await?;
     Ok(Some(bytes))
-}
-
-/// Reads one message, of any version that this build knows.
-pub async fn receive<M: Message>(stream: &mut quinn::RecvStream) -> Result<M> {
-    let bytes = read_frame(stream).await?.context("the stream ended")?;
-    let head = bytes.first_chunk::<HEADER_LEN>().context("no header")?;
-    Ok(codec::decode_payload(Header::parse(*head)?, &bytes[HEADER_LEN..])?)
 }
 
 /// A part of a conversation.

@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use proximity_protocol::{
     ALPN_ENROLL, ALPN_LINK, VERSION_MIN, codec,
     command::Command,
+    enquiry::Enquiry,
     enroll::{EnrollReply, EnrollRequest},
     event::{Event, Notice},
     ids::JoinTokenId,
@@ -119,11 +120,22 @@ impl Relay {
 
     /// The agent's join, by `token` of the coordinator.
     pub async fn enrol(&self, title: &str, token: &JoinToken) -> Result<()> {
-        let connection = self.accept(ALPN_ENROLL).await?;
-        let (mut send, mut recv) = connection.accept_bi().await?;
-        let question = read_frame(&mut recv).await?.context("no request")?;
-        let request: EnrollRequest = codec::decode(&question)?;
         self.notes.begin(title);
+        let (connection, mut send, question) = loop {
+            let connection = self.accept(ALPN_ENROLL).await?;
+            let (mut send, mut recv) = connection.accept_bi().await?;
+            let question = read_frame(&mut recv).await?.context("no request")?;
+            if codec::decode(&question) != Ok(Enquiry::Clock) {
+                break (connection, send, question);
+            }
+            self.notes.write(Side::Agent, "enquiry", &question);
+            let answer = Puppet::what_time(token).await?;
+            self.notes.write(Side::Coordinator, "enquiry", &answer);
+            send.write_all(&answer).await?;
+            send.finish()?;
+            connection.closed().await;
+        };
+        let request: EnrollRequest = codec::decode(&question)?;
         self.notes.write(Side::Agent, "enrol", &question);
         let csr_der = request.csr_der.clone();
         self.csr_der.lock().expect("nobody panics with it").clone_from(&csr_der);

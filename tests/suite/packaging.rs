@@ -194,3 +194,35 @@ fn what_root_makes_on_the_command_line_belongs_to_the_service() {
     }
     assert!(seen > 2, "registry, certificate authority, keys");
 }
+
+/// Each page, as `packaging/build` makes it, says what every exit code means.
+#[test]
+fn the_man_pages_list_every_exit_code() {
+    use proximity_agent::cli::exit::CODES;
+    let folder = tempfile::tempdir().unwrap();
+    let made = std::process::Command::new(env!("CARGO_BIN_EXE_manual"))
+        .arg(folder.path())
+        .status()
+        .unwrap();
+    assert!(made.success());
+    let pages: Vec<PathBuf> = fs::read_dir(folder.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| {
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            name.starts_with("proximity-agent") && name.ends_with(".8")
+        })
+        .collect();
+    assert!(
+        pages.iter().any(|page| page.ends_with("proximity-agent-join.8")),
+        "{pages:?}"
+    );
+    for page in pages {
+        let text = fs::read_to_string(&page).unwrap();
+        let (_, status) = text.split_once(".SH \"EXIT STATUS\"").unwrap();
+        for (code, meaning) in CODES {
+            let entry = format!(".TP\n\\fB{code}\\fR\n{meaning}\n");
+            assert!(status.contains(&entry), "{}: {code} {meaning}", page.display());
+        }
+    }
+}

@@ -1,6 +1,6 @@
 //! `proximity-agent doctor`.
 
-use super::exit::{DOCTOR, Failure};
+use super::{exit::DOCTOR, failure::Failure};
 use crate::{
     config::Config,
     doctor::{self, Finding, Level},

@@ -1,14 +1,8 @@
-//! Exit codes: one for each failure that has a remedy of its own, never renumbered.
+//! Exit codes: one for each failure that has a remedy of its own. Numbers are appended, never given anew: scripts of operators know them.
 
-use crate::{
-    assemble::RunError,
-    config::ConfigError,
-    host::HostError,
-    identity::{IdentityError, JoinError},
-    worker::WorkerError,
-};
-use proximity_protocol::{enroll::RefusalReason, token::TokenError};
-use std::io::ErrorKind;
+use crate::identity::Sight;
+use proximity_protocol::enroll::RefusalReason;
+use std::fmt::Write;
 
 /// Anything without a code of its own.
 pub const FAILED: u8 = 1;
@@ -28,7 +22,7 @@ pub const JOURNAL: u8 = 7;
 pub const NODE: u8 = 8;
 /// The token is none, is damaged, or is of a newer format.
 pub const TOKEN_UNREADABLE: u8 = 10;
-/// The coordinator cannot be reached, or its answer was lost: the same command may be repeated.
+/// The coordinator cannot be reached for a reason without a code of its own, or its answer was lost: the same command may be repeated.
 pub const UNREACHABLE: u8 = 11;
 /// Whoever answers is not the coordinator of the token.
 pub const WRONG_PIN: u8 = 12;
@@ -70,127 +64,98 @@ pub const POLICY: u8 = 32;
 pub const HAS_APPS: u8 = 33;
 /// Tools that the agent started still run.
 pub const TOOLS_RUNNING: u8 = 34;
+/// This machine has no network that leads to the coordinator.
+pub const NO_NETWORK: u8 = 35;
+/// The coordinator's name cannot be resolved.
+pub const NO_NAME: u8 = 36;
+/// The machine at the address says that nothing takes UDP on that port.
+pub const PORT_CLOSED: u8 = 37;
+/// Nothing comes back from the address, or it is said that there is no such machine.
+pub const SILENT: u8 = 38;
+/// UDP is dropped, by this machine's own packet filter or on the way.
+pub const UDP_BLOCKED: u8 = 39;
+/// The clocks of this machine and of the coordinator differ.
+pub const CLOCKS_DIFFER: u8 = 40;
+/// The command needs root.
+pub const NOT_ROOT: u8 = 41;
+/// There is no `/etc/pve`.
+pub const NO_PROXMOX: u8 = 42;
+/// Tools that the agent runs are missing.
+pub const NO_TOOLS: u8 = 43;
+/// The cluster has no quorum.
+pub const NO_QUORUM: u8 = 44;
+/// Joined, but the service could not be started.
+pub const NOT_STARTED: u8 = 45;
+/// The coordinator could not be told that the node leaves; nothing was removed.
+pub const NOT_TOLD: u8 = 46;
+
+/// Every code with its meaning, for `--help` and the man pages.
+pub const CODES: &[(u8, &str)] = &[
+    (0, "done"),
+    (FAILED, "another failure, or the answer was no"),
+    (USAGE, "wrong use of the command line"),
+    (CONFIG, "configuration file"),
+    (STATE, "state folder cannot be read or written"),
+    (IDENTITY_DAMAGED, "stored identity damaged"),
+    (IN_USE, "another agent is running"),
+    (JOURNAL, "journal cannot be used"),
+    (NODE, "node cannot be read: Proxmox VE not ready"),
+    (TOKEN_UNREADABLE, "token cannot be read"),
+    (
+        UNREACHABLE,
+        "coordinator not reached, or its answer lost: may be repeated",
+    ),
+    (WRONG_PIN, "not the coordinator of the token"),
+    (BAD_CERTIFICATE, "coordinator's certificate not valid"),
+    (TOKEN_UNKNOWN, "token unknown"),
+    (TOKEN_EXPIRED, "token expired"),
+    (TOKEN_SPENT, "token spent"),
+    (TOKEN_REVOKED, "token revoked"),
+    (WRONG_NODE_NAME, "token for another node name"),
+    (WRONG_HOST, "token for another host"),
+    (WRONG_ADDRESS, "token not for this address"),
+    (NAME_TAKEN, "node name taken"),
+    (REQUEST_REFUSED, "request refused"),
+    (RATE_LIMITED, "too many tries"),
+    (COORDINATOR_FAULT, "fault of the coordinator"),
+    (ALREADY_JOINED, "joined already"),
+    (BAD_GRANT, "coordinator's answer not valid"),
+    (NOT_JOINED, "not joined yet"),
+    (DOCTOR, "a check of doctor failed"),
+    (POLICY, "policy file not valid"),
+    (HAS_APPS, "apps are on this node"),
+    (TOOLS_RUNNING, "tools of the agent still run"),
+    (NO_NETWORK, "no network that leads to the coordinator"),
+    (NO_NAME, "coordinator's name not resolved"),
+    (PORT_CLOSED, "nothing takes UDP on the coordinator's port"),
+    (SILENT, "nothing comes back from the coordinator's address"),
+    (UDP_BLOCKED, "UDP blocked, on this machine or on the way"),
+    (CLOCKS_DIFFER, "clocks of this machine and the coordinator differ"),
+    (NOT_ROOT, "needs root"),
+    (NO_PROXMOX, "no Proxmox VE on this machine"),
+    (NO_TOOLS, "tools of Proxmox VE, or nft, are missing"),
+    (NO_QUORUM, "cluster without quorum"),
+    (NOT_STARTED, "joined, but the service was not started"),
+    (NOT_TOLD, "coordinator could not be told; nothing was removed"),
+];
 
 /// For `--help`.
-pub(super) const TABLE: &str = "\
-Exit codes:
-   0  done
-   1  another failure
-   2  wrong use of the command line
-   3  configuration file
-   4  state folder cannot be read or written
-   5  stored identity damaged
-   6  another agent is running
-   7  journal cannot be used
-   8  node cannot be read: no Proxmox VE node, or not ready
-  10  token cannot be read
-  11  coordinator not reached, or its answer lost: may be repeated
-  12  not the coordinator of the token
-  13  coordinator's certificate not valid
-  14  token unknown
-  15  token expired
-  16  token spent
-  17  token revoked
-  18  token for another node name
-  19  token for another host
-  20  token not for this address
-  21  node name taken
-  22  request refused
-  23  too many tries
-  24  fault of the coordinator
-  25  joined already
-  26  coordinator's answer not valid
-  30  not joined yet
-  31  a check of doctor failed
-  32  policy file not valid
-  33  apps are on this node
-  34  tools of the agent still run";
-
-/// What ends the program: a sentence for stderr and a code.
-#[derive(Debug)]
-pub(super) struct Failure {
-    pub(super) code: u8,
-    pub(super) message: String,
-}
-
-impl Failure {
-    pub(super) fn new(code: u8, message: impl Into<String>) -> Self {
-        Self {
-            code,
-            message: message.into(),
-        }
+pub(super) fn table() -> String {
+    let mut text = String::from("Exit codes:");
+    for (code, meaning) in CODES {
+        write!(text, "\n  {code:>2}  {meaning}").expect("a String takes everything");
     }
+    text
 }
 
-impl From<ConfigError> for Failure {
-    fn from(error: ConfigError) -> Self {
-        Self::new(CONFIG, error.to_string())
-    }
-}
-
-impl From<TokenError> for Failure {
-    fn from(error: TokenError) -> Self {
-        Self::new(TOKEN_UNREADABLE, error.to_string())
-    }
-}
-
-fn identity_code(error: &IdentityError) -> u8 {
-    match error {
-        IdentityError::Io { .. } | IdentityError::Newer { .. } => STATE,
-        IdentityError::Damaged { .. } => IDENTITY_DAMAGED,
-        IdentityError::InUse(_) => IN_USE,
-    }
-}
-
-fn host_code(error: &HostError) -> u8 {
-    match error {
-        HostError::Io { source, .. } if source.kind() == ErrorKind::PermissionDenied => STATE,
-        _ => NODE,
-    }
-}
-
-impl From<HostError> for Failure {
-    fn from(error: HostError) -> Self {
-        let code = host_code(&error);
-        let hint = if code == STATE { " (the agent needs root)" } else { "" };
-        Self::new(code, format!("{error}{hint}"))
-    }
-}
-
-impl From<IdentityError> for Failure {
-    fn from(error: IdentityError) -> Self {
-        Self::new(identity_code(&error), error.to_string())
-    }
-}
-
-impl From<RunError> for Failure {
-    fn from(error: RunError) -> Self {
-        let code = match &error {
-            RunError::NotJoined => NOT_JOINED,
-            RunError::Identity(error) => identity_code(error),
-            RunError::Host(error) => host_code(error),
-            RunError::BootId { .. } => NODE,
-            RunError::Worker(WorkerError::Journal(_)) => JOURNAL,
-            RunError::Worker(WorkerError::Thread(_)) => FAILED,
-            RunError::Link(_) => IDENTITY_DAMAGED,
-        };
-        Self::new(code, error.to_string())
-    }
-}
-
-impl From<JoinError> for Failure {
-    fn from(error: JoinError) -> Self {
-        let code = match &error {
-            JoinError::Identity(error) => identity_code(error),
-            JoinError::AlreadyJoined(_) => ALREADY_JOINED,
-            JoinError::Unreachable { .. } | JoinError::ReplyLost(_) => UNREACHABLE,
-            JoinError::WrongPin { .. } => WRONG_PIN,
-            JoinError::BadCertificate { .. } => BAD_CERTIFICATE,
-            JoinError::Refused(refusal) => refusal_code(refusal.reason),
-            JoinError::BadGrant(_) => BAD_GRANT,
-            JoinError::Key(_) => FAILED,
-        };
-        Self::new(code, error.to_string())
+/// The code for what was seen of a coordinator that does not answer.
+pub fn sight_code(sight: &Sight) -> u8 {
+    match sight {
+        Sight::NoRoute(_) => NO_NETWORK,
+        Sight::ForbiddenHere | Sight::OnlyTcp => UDP_BLOCKED,
+        Sight::Refused => PORT_CLOSED,
+        Sight::NoHost(_) | Sight::Silent => SILENT,
+        Sight::TooNarrow | Sight::OnlyScout | Sight::Stranger => UNREACHABLE,
     }
 }
 
@@ -208,5 +173,60 @@ pub fn refusal_code(reason: RefusalReason) -> u8 {
         RefusalReason::Malformed => REQUEST_REFUSED,
         RefusalReason::RateLimited => RATE_LIMITED,
         RefusalReason::Internal => COORDINATOR_FAULT,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn every_code_is_in_the_table_once_and_in_order() {
+        let constants: Vec<u8> = include_str!("exit.rs")
+            .lines()
+            .filter_map(|line| line.strip_prefix("pub const ")?.split_once(": u8 = "))
+            .map(|(_, number)| number.trim_end_matches(';').parse().unwrap())
+            .collect();
+        assert!(constants.len() > 30);
+        let listed: Vec<u8> = CODES.iter().map(|(code, _)| *code).skip(1).collect();
+        assert_eq!(listed, constants);
+        assert!(listed.is_sorted_by(|a, b| a < b), "{listed:?}");
+        let table = table();
+        assert!(table.starts_with("Exit codes:\n   0  done\n   1  "), "{table}");
+    }
+
+    /// A number that has been out there means the same for ever.
+    #[test]
+    fn no_code_is_renumbered() {
+        let frozen = [
+            (IN_USE, 6),
+            (NODE, 8),
+            (TOKEN_UNREADABLE, 10),
+            (UNREACHABLE, 11),
+            (WRONG_PIN, 12),
+            (NAME_TAKEN, 21),
+            (ALREADY_JOINED, 25),
+            (NOT_JOINED, 30),
+            (DOCTOR, 31),
+            (POLICY, 32),
+            (HAS_APPS, 33),
+            (TOOLS_RUNNING, 34),
+            (NO_NETWORK, 35),
+            (NO_NAME, 36),
+            (PORT_CLOSED, 37),
+            (SILENT, 38),
+            (UDP_BLOCKED, 39),
+            (CLOCKS_DIFFER, 40),
+            (NOT_ROOT, 41),
+            (NO_PROXMOX, 42),
+            (NO_TOOLS, 43),
+            (NO_QUORUM, 44),
+            (NOT_STARTED, 45),
+            (NOT_TOLD, 46),
+        ];
+        for (code, number) in frozen {
+            assert_eq!(code, number);
+        }
     }
 }

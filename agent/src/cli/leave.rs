@@ -1,6 +1,9 @@
 //! `proximity-agent leave`.
 
-use super::exit::{FAILED, Failure, HAS_APPS, NODE, STATE, TOOLS_RUNNING, USAGE};
+use super::{
+    exit::{FAILED, HAS_APPS, NODE, STATE, TOOLS_RUNNING, USAGE},
+    failure::Failure,
+};
 use crate::{
     assemble::RunError,
     config::Config,

@@ -2,6 +2,7 @@
 
 mod doctor;
 pub mod exit;
+mod failure;
 mod join;
 mod leave;
 mod logging;
@@ -11,15 +12,21 @@ mod status;
 
 use crate::config::Config;
 use clap::{CommandFactory, Parser, Subcommand};
-use exit::Failure;
-use std::{ffi::OsString, path::PathBuf, process::ExitCode, time::Duration};
+use failure::Failure;
+use std::{
+    ffi::{OsStr, OsString},
+    io::{self, IsTerminal, Write},
+    path::PathBuf,
+    process::ExitCode,
+    time::Duration,
+};
 
 /// How long threads that still read or write may take after the end.
 const THREADS_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Looks after one Proxmox VE node for a Proximity coordinator.
 #[derive(Debug, Parser)]
-#[command(name = "proximity-agent", version, max_term_width = 100, after_help = exit::TABLE)]
+#[command(name = "proximity-agent", version, max_term_width = 100, after_help = exit::table())]
 struct Arguments {
     /// Configuration file [default: /etc/proximity/agent.toml, if it is there]
     #[arg(long, global = true, env = "PROXIMITY_AGENT_CONFIG", value_name = "FILE")]
@@ -57,6 +64,11 @@ pub fn command() -> clap::Command {
 
 /// The whole program.
 pub fn main() -> ExitCode {
+    let words: Vec<OsString> = std::env::args_os().skip(1).collect();
+    // Before clap, which would repeat what it does not understand.
+    if let Err(failure) = join::token::refuse_in_words(words.iter().map(OsStr::new)) {
+        return failure.told();
+    }
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => error.exit(),
@@ -68,17 +80,15 @@ pub fn main() -> ExitCode {
     logging::start();
     match dispatch(arguments) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            eprintln!("proximity-agent: {}", failure.message);
-            ExitCode::from(failure.code)
-        }
+        Err(failure) => failure.told(),
     }
 }
 
 fn dispatch(arguments: Arguments) -> Result<(), Failure> {
-    let config = Config::load(arguments.config.as_deref())?;
+    let named = arguments.config.as_deref();
+    let config = Config::load(named)?;
     match arguments.command {
-        Subcommands::Join(join) => with_runtime(join.execute(&config)),
+        Subcommands::Join(join) => with_runtime(join.execute(&config, named)),
         Subcommands::Run => with_runtime(run::execute(&config)),
         Subcommands::Status(status) => status.execute(&config),
         Subcommands::Doctor(doctor) => with_runtime(doctor.execute(&config)),
@@ -86,6 +96,21 @@ fn dispatch(arguments: Arguments) -> Result<(), Failure> {
         Subcommands::Policy(policy) => policy.execute(&config),
         Subcommands::RunTool { .. } => unreachable!("main() has handled it"),
     }
+}
+
+/// Asks for yes or no; `None`: nobody is there to be asked.
+fn ask(question: &str) -> Result<Option<bool>, Failure> {
+    let stdin = io::stdin();
+    if !stdin.is_terminal() {
+        return Ok(None);
+    }
+    eprint!("{question} [y/N] ");
+    let mut line = String::new();
+    io::stderr()
+        .flush()
+        .and_then(|()| stdin.read_line(&mut line))
+        .map_err(|error| Failure::new(exit::FAILED, format!("cannot read the answer: {error}")))?;
+    Ok(Some(matches!(line.trim().to_ascii_lowercase().as_str(), "y" | "yes")))
 }
 
 fn with_runtime<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {

@@ -1,6 +1,6 @@
 //! `proximity-agent policy check`.
 
-use super::exit::{Failure, POLICY};
+use super::{exit::POLICY, failure::Failure};
 use crate::{config::Config, policy::Policy};
 use clap::{Args, Subcommand};
 use std::path::PathBuf;

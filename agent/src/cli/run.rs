@@ -1,6 +1,6 @@
 //! `proximity-agent run`.
 
-use super::exit::{FAILED, Failure};
+use super::{exit::FAILED, failure::Failure};
 use crate::{assemble, config::Config};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;

@@ -1,6 +1,6 @@
 //! `proximity-agent status`.
 
-use super::{exit::Failure, join::date};
+use super::{failure::Failure, join::date};
 use crate::{
     config::Config,
     identity::{self, Identity, IdentityError},

@@ -13,6 +13,8 @@ mod published;
 mod storages;
 mod tools;
 
+pub(crate) use tools::missing_tools;
+
 use crate::{config::Config, host::NodeContext, identity::Identity};
 use serde::Serialize;
 use std::time::Duration;

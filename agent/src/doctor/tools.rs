@@ -9,16 +9,28 @@ const BOUND: Duration = Duration::from_secs(9);
 /// Major versions of Proxmox VE that this agent was made for.
 const VERSIONS: [u32; 2] = [8, 9];
 
-pub(super) async fn check(host: &Host) -> Vec<Finding> {
+/// What is missing, and what to do about each.
+pub(crate) fn missing_tools(host: &Host) -> Vec<(String, String)> {
+    let findings = look(host).into_iter();
+    findings
+        .filter_map(|finding| Some((finding.says, finding.todo?)))
+        .collect()
+}
+
+fn look(host: &Host) -> Vec<Finding> {
     let mut paths: Vec<_> = ["pct", "pveam", "vzdump", "pveversion"]
         .iter()
         .map(|name| (host.pve_tools.join(name), "pve-container and pve-manager"))
         .collect();
     paths.push((host.nft.clone(), "nftables"));
-    let mut findings: Vec<Finding> = paths
+    paths
         .iter()
         .filter_map(|(path, package)| missing(path, package))
-        .collect();
+        .collect()
+}
+
+pub(super) async fn check(host: &Host) -> Vec<Finding> {
+    let mut findings = look(host);
     if findings.is_empty() {
         findings.push(Finding::ok(
             CHECK,

@@ -5,6 +5,7 @@
 //! how it ended. Short commands that only read, or that replace a whole table in one act, run as plain children with a bound (`short`).
 //!
 //! The machine itself is a port ([`HostTools`]): time, shims, short commands, connections. [`OwnMachine`] is the one that the agent runs on.
+//! The agent's own unit of systemd is started and stopped by `service`, for `join` and `leave`.
 //!
 //! What is not here: what to run (`pve`), and what an end means (`jobs::steps`).
 
@@ -15,6 +16,7 @@ mod node;
 mod own_machine;
 mod port;
 pub mod run_tool;
+pub(crate) mod service;
 mod shim;
 pub(crate) mod short;
 mod silence;

@@ -43,6 +43,12 @@ pub enum HostError {
         /// Why.
         message: String,
     },
+    /// Not a Proxmox node.
+    #[error("there is no {path}: this is no Proxmox VE node, and the agent is for nothing else")]
+    NoProxmox {
+        /// What is missing.
+        path: PathBuf,
+    },
     /// The node's name is not one that Proxmox allows.
     #[error("the node's name: {0}; set `name` in [node] of the configuration")]
     Name(InvalidId),
@@ -237,6 +243,9 @@ fn own_machine(config: &Config) -> Result<SharedTools, HostError> {
 fn node_name(host: &Host) -> Result<String, HostError> {
     let path = host.etc_pve.join(".members");
     let text = std::fs::read_to_string(&path).map_err(|source| match source.kind() {
+        std::io::ErrorKind::NotFound if !host.etc_pve.exists() => HostError::NoProxmox {
+            path: host.etc_pve.clone(),
+        },
         std::io::ErrorKind::NotFound => HostError::Members {
             path: path.clone(),
             message: "it is not there".into(),

@@ -4,6 +4,7 @@ use super::{
     Identity,
     clock::{SharedClock, SystemClock},
     judge::{self, Judge, Seen},
+    scout::{self, Sight},
 };
 use proximity_protocol::{ALPN_ENROLL, ALPN_ENROLL_2, ALPN_LINK, COORDINATOR_TLS_NAME};
 use quinn::{
@@ -17,6 +18,7 @@ use rustls::{
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    pin::pin,
     sync::Arc,
     time::Duration,
 };
@@ -58,6 +60,14 @@ pub(crate) enum DialError {
         socket: SocketAddr,
         /// How long it was tried.
         after_s: u64,
+    },
+    /// Nobody there, and what can be seen of why.
+    #[error("{socket}: {sight}")]
+    Unseen {
+        /// Where.
+        socket: SocketAddr,
+        /// What was seen.
+        sight: Sight,
     },
     /// Certificates or keys of our own.
     #[error("TLS: {0}")]
@@ -160,6 +170,15 @@ impl Dialled {
 
 /// Connects to `host:port`, to the first of its addresses that answers.
 pub(crate) async fn connect(address: &str, config: &quinn::ClientConfig) -> Result<Dialled, DialError> {
+    connect_each(address, config, false).await
+}
+
+/// The same, and if nobody answers, with a look at why.
+pub(crate) async fn connect_seeing(address: &str, config: &quinn::ClientConfig) -> Result<Dialled, DialError> {
+    connect_each(address, config, true).await
+}
+
+async fn connect_each(address: &str, config: &quinn::ClientConfig, look: bool) -> Result<Dialled, DialError> {
     let mut last = DialError::Resolve {
         address: address.into(),
         why: "the name has no address".into(),
@@ -171,12 +190,41 @@ pub(crate) async fn connect(address: &str, config: &quinn::ClientConfig) -> Resu
             why: error.to_string(),
         })?;
     for socket in resolved {
-        match connect_to(socket, config).await {
+        let connected = if look {
+            seeing(socket, config).await
+        } else {
+            connect_to(socket, config).await
+        };
+        match connected {
             Ok(dialled) => return Ok(dialled),
             Err(error) => last = error,
         }
     }
     Err(last)
+}
+
+async fn seeing(socket: SocketAddr, config: &quinn::ClientConfig) -> Result<Dialled, DialError> {
+    let (mut dialling, mut looking) = (pin!(connect_to(socket, config)), pin!(scout::look(socket)));
+    let dialled = tokio::select! {
+        biased;
+        dialled = &mut dialling => dialled,
+        // What the kernel says for sure need not be waited for.
+        sight = &mut looking => match sight {
+            sight if sight.is_plain() => return Err(DialError::Unseen { socket, sight }),
+            sight => return unseen(dialling.await, socket, sight),
+        },
+    };
+    match dialled {
+        no_answer @ Err(DialError::NoAnswer { .. }) => unseen(no_answer, socket, looking.await),
+        other => other,
+    }
+}
+
+fn unseen(dialled: Result<Dialled, DialError>, socket: SocketAddr, sight: Sight) -> Result<Dialled, DialError> {
+    match dialled {
+        Err(DialError::NoAnswer { .. }) => Err(DialError::Unseen { socket, sight }),
+        other => other,
+    }
 }
 
 async fn connect_to(socket: SocketAddr, config: &quinn::ClientConfig) -> Result<Dialled, DialError> {

@@ -1,7 +1,8 @@
 //! Why joining or loading the identity failed: each cause a case of its own, since each has another remedy (and another exit code).
 
+use super::{ClocksDiffer, Sight};
 use proximity_protocol::{enroll::EnrollRefusal, ids::NodeId};
-use std::{io, path::PathBuf};
+use std::{io, net::SocketAddr, path::PathBuf};
 
 /// The identity on disk cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -61,18 +62,46 @@ pub enum JoinError {
     Identity(#[from] IdentityError),
     /// It has an identity already.
     #[error(
-        "this machine has joined already, as node {0}: say --yes to replace that identity, or --take-over if it is also to take the record of its old one over"
+        "this machine has joined already, as node {0}: say --replace to replace that identity, or --take-over if it is also to take the record of its old one over"
     )]
     AlreadyJoined(NodeId),
-    /// No address of the token answered.
+    /// The name of an address.
     #[error(
-        "the coordinator cannot be reached at {addresses}: {why}; check the addresses, that UDP may pass, and that the coordinator is running"
+        "the coordinator's name in {address} cannot be resolved ({why}). Look whether a DNS server answers and knows it (`getent hosts NAME`, /etc/resolv.conf), or make a token with an address of numbers (`advertise` in the coordinator's configuration)"
+    )]
+    NoName {
+        /// `host:port`.
+        address: String,
+        /// Why.
+        why: String,
+    },
+    /// Nobody answers, and something can be seen of why.
+    #[error("the coordinator does not answer at {socket}: {sight}. {}", advice(.socket, .sight))]
+    Unseen {
+        /// Where.
+        socket: SocketAddr,
+        /// What was seen.
+        sight: Sight,
+    },
+    /// It could not be reached otherwise.
+    #[error(
+        "the coordinator cannot be reached at {address}: {why}; check the address, that UDP may pass, and that the coordinator is running"
     )]
     Unreachable {
-        /// All that were tried.
-        addresses: String,
-        /// The last failure.
+        /// Where.
+        address: String,
+        /// Why.
         why: String,
+    },
+    /// The clocks of the two machines.
+    #[error(
+        "{clocks}. Certificates go by dates, so the link would break. The token's secret was not sent. Set the wrong clock and let chrony keep it (`timedatectl`, `chronyc makestep`), then join again"
+    )]
+    Clocks {
+        /// Where the coordinator answered.
+        address: String,
+        /// Both of them.
+        clocks: ClocksDiffer,
     },
     /// Whoever answered does not have the key that the token pins.
     #[error(
@@ -84,7 +113,7 @@ pub enum JoinError {
     },
     /// The pinned CA is there, but the certificate below it is not good.
     #[error(
-        "the coordinator at {address} shows a certificate that is not valid ({why}). Nothing was sent. Check the clocks of both machines"
+        "the coordinator at {address} shows a certificate that is not valid ({why}). Nothing was sent. Restart the coordinator, which makes a new one; if that does not help, look at its log"
     )]
     BadCertificate {
         /// Where.
@@ -110,12 +139,38 @@ pub enum JoinError {
     Key(String),
 }
 
+/// What to do about what was seen.
+fn advice(socket: &SocketAddr, sight: &Sight) -> String {
+    let (address, port) = (socket.ip(), socket.port());
+    match sight {
+        Sight::NoRoute(_) => {
+            format!("Look at `ip route get {address}`, and at the bridge and the default gateway of this machine")
+        }
+        Sight::ForbiddenHere => format!(
+            "Let UDP out to {address} port {port}: `nft list ruleset` shows the chains (hook output) that drop it"
+        ),
+        Sight::TooNarrow | Sight::OnlyScout => format!(
+            "Packets of 1200 bytes have to pass in both directions: look for a tunnel or a wrong MTU on the way (`ping -M do -s 1172 {address}`)"
+        ),
+        Sight::Refused => format!(
+            "Is the coordinator running there (`systemctl status proximity-coordinator`), is {port} its port (`quic_listen`), and does a firewall there reject it?"
+        ),
+        Sight::NoHost(_) | Sight::Silent => format!(
+            "Is that machine on, and is the address right? `ping {address}`; a firewall that drops everything looks the same from here"
+        ),
+        Sight::Stranger => format!("See what listens on UDP port {port} of {address}"),
+        Sight::OnlyTcp => format!(
+            "A firewall on the way, or on that machine, drops UDP: let UDP port {port} through in both directions; if it does, see whether the coordinator runs there"
+        ),
+    }
+}
+
 impl JoinError {
     /// Whether the same command may succeed later without anybody changing anything.
     pub fn retryable(&self) -> bool {
         use proximity_protocol::enroll::RefusalReason::{Internal, RateLimited};
         match self {
-            Self::Unreachable { .. } | Self::ReplyLost(_) => true,
+            Self::NoName { .. } | Self::Unseen { .. } | Self::Unreachable { .. } | Self::ReplyLost(_) => true,
             Self::Refused(refusal) => matches!(refusal.reason, Internal | RateLimited),
             _ => false,
         }

@@ -11,7 +11,7 @@ use proximity_protocol::{
     observed::NodeFacts,
     token::JoinToken,
 };
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
@@ -30,9 +30,33 @@ pub struct JoinRequest<'a> {
     pub replace: bool,
 }
 
-/// Joins: makes a key, asks for a certificate, stores the identity. On an error the identity that was there before is untouched. If the answer was lost,
-/// the same token may be used again: the key is kept for that.
+/// What was granted, checked and not stored yet.
+#[derive(Debug)]
+pub struct Granted {
+    state_dir: PathBuf,
+    stored: Stored,
+}
+
+impl Granted {
+    /// Stores it. From here on this machine is who the coordinator says.
+    pub fn keep(self) -> Result<Identity, JoinError> {
+        let Self { state_dir, stored } = self;
+        files::store(&state_dir, &stored)?;
+        files::remove_pending(&state_dir)?;
+        // It followed the identity that has just been replaced.
+        files::remove_renewal(&state_dir)?;
+        Identity::of(stored).map_err(JoinError::BadGrant)
+    }
+}
+
+/// Joins: [`enrol`], and the identity is stored.
 pub async fn join(request: JoinRequest<'_>) -> Result<Identity, JoinError> {
+    enrol(request).await?.keep()
+}
+
+/// Makes a key and asks for a certificate. The identity that was there before is untouched. If the answer was lost, the same token may be used again: the
+/// key is kept for that.
+pub async fn enrol(request: JoinRequest<'_>) -> Result<Granted, JoinError> {
     let JoinRequest {
         state_dir,
         token,
@@ -66,20 +90,18 @@ pub async fn join(request: JoinRequest<'_>) -> Result<Identity, JoinError> {
     };
     let now = Some(OffsetDateTime::now_utc());
     grant::check(&grant, &[token.ca_pin], &key, now)?;
-    let stored = Stored {
-        node: grant.node,
-        addresses: token.addresses.clone(),
-        certificate: grant.certificate_der,
-        roots: vec![grant.ca_der.clone()],
-        ca: grant.ca_der,
-        coordinator: HEXLOWER.encode(&token.ca_pin),
-        key,
-    };
-    files::store(state_dir, &stored)?;
-    files::remove_pending(state_dir)?;
-    // It followed the identity that has just been replaced.
-    files::remove_renewal(state_dir)?;
-    Identity::of(stored).map_err(JoinError::BadGrant)
+    Ok(Granted {
+        state_dir: state_dir.into(),
+        stored: Stored {
+            node: grant.node,
+            addresses: token.addresses.clone(),
+            certificate: grant.certificate_der,
+            roots: vec![grant.ca_der.clone()],
+            ca: grant.ca_der,
+            coordinator: HEXLOWER.encode(&token.ca_pin),
+            key,
+        },
+    })
 }
 
 /// The key of an earlier try with the same token, or a new one, on disk before it is used.

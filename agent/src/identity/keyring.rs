@@ -9,7 +9,7 @@
 
 use super::{
     Identity, IdentityError, JoinError,
-    clock::SharedClock,
+    clock::{SharedClock, date},
     dial::{self, DialError},
     due::{self, Signing},
     files::{self, Renewal, Stored},
@@ -378,11 +378,4 @@ fn renewal(node: NodeId, key: &Zeroizing<Vec<u8>>, granted: Option<&Stored>) -> 
         certificate: granted.map(|stored| stored.certificate.clone()),
         ca: granted.map(|stored| stored.ca.clone()),
     }
-}
-
-fn date(at: OffsetDateTime) -> String {
-    let format = time::macros::format_description!("[year]-[month]-[day] [hour]:[minute] UTC");
-    at.to_offset(time::UtcOffset::UTC)
-        .format(format)
-        .unwrap_or_else(|_| at.to_string())
 }

@@ -6,12 +6,10 @@
 //! `dial` and `frames` are the ground that enrolment and the link share: a connection that proves who is at both ends, and messages on its streams.
 //!
 //! `keyring` holds the certificate of a running agent and the one that follows it, which the link asks for in time; `come_back` gets another one for a node
-//! that was off for longer than its certificate. `clock` is the date that certificates go by; `suspect` says which of two clocks is wrong
-//! when dates do not fit.
+//! that was off for longer than its certificate. `clock` is the date that certificates go by, `their_clock` the coordinator's; `suspect` says which of two
+//! clocks is wrong when dates do not fit. `scout` sees why nobody answers.
 //!
 //! `roots` decides which roots of the coordinator are trusted: a new one only if one that is trusted already has signed it.
-//!
-//! Not here: leaving.
 
 pub mod clock;
 pub(crate) mod come_back;
@@ -28,24 +26,33 @@ mod key;
 pub(crate) mod keyring;
 pub(crate) mod probe;
 pub(crate) mod roots;
+mod scout;
 mod suspect;
 #[cfg(test)]
 mod tests;
+mod their_clock;
 mod verifier;
 
 pub use error::{IdentityError, JoinError};
-pub use join::{JoinRequest, join};
+pub use join::{Granted, JoinRequest, enrol, join};
+pub use scout::Sight;
+pub use their_clock::{ClocksDiffer, TheirTime};
 
 pub(crate) use files::{lock_state_dir, prepare_state_dir, replace_private};
 
 use files::Stored;
-use proximity_protocol::ids::NodeId;
+use proximity_protocol::{ids::NodeId, token::JoinToken};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use sha2::{Digest, Sha256};
 use std::path::Path;
 use time::OffsetDateTime;
 use x509_parser::prelude::{FromDer, X509Certificate};
 use zeroize::Zeroizing;
+
+/// Looks whether the coordinator of the token answers at one of its addresses, and whether its clock and ours agree. No secret is sent.
+pub async fn reach(token: &JoinToken) -> Result<(), JoinError> {
+    enroll::reach(token).await
+}
 
 /// What an enrolled agent has.
 pub struct Identity {

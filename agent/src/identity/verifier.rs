@@ -1,9 +1,10 @@
 //! Judges the coordinator's certificate while there is nothing to trust but the pin in the join token.
 //!
 //! The chain that the peer shows must hold a CA whose public key is the pinned one, and the peer's own certificate must come from that CA, or from one whose
-//! key that CA has signed (the root that follows it), be valid now and bear the coordinator's name. System roots are never asked.
+//! key that CA has signed (the root that follows it), be valid now and bear the coordinator's name. System roots are never asked. Only for the question what
+//! time it is there are the dates left out, since it is those that a wrong clock gets wrong.
 
-use super::public_key_fingerprint;
+use super::{judge::Dates, public_key_fingerprint};
 use rustls::{
     CertificateError, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
     client::{
@@ -13,7 +14,11 @@ use rustls::{
     crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature},
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
-use std::sync::{Arc, Mutex};
+use std::{
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
+use time::OffsetDateTime;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 /// Why a peer was turned away.
@@ -23,6 +28,8 @@ pub(crate) enum Rejection {
     WrongPin,
     /// The pinned CA is there, the peer's own certificate is not good.
     BadCertificate(String),
+    /// It is good but for its dates: from when to when it is valid.
+    Dates(Dates),
 }
 
 /// A verifier for one token. It remembers why it turned a peer away, since TLS tells only that it did.
@@ -30,7 +37,14 @@ pub(crate) enum Rejection {
 pub(crate) struct PinVerifier {
     pin: [u8; 32],
     provider: Arc<CryptoProvider>,
-    rejection: Mutex<Option<Rejection>>,
+    any_date: bool,
+    seen: Mutex<Seen>,
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    rejection: Option<Rejection>,
+    dates: Option<Dates>,
 }
 
 impl PinVerifier {
@@ -38,20 +52,35 @@ impl PinVerifier {
         Self {
             pin,
             provider,
-            rejection: Mutex::new(None),
+            any_date: false,
+            seen: Mutex::default(),
         }
+    }
+
+    /// One that does not judge the dates: nothing secret may be said on such a connection.
+    pub(crate) fn of_any_date(pin: [u8; 32], provider: Arc<CryptoProvider>) -> Self {
+        Self {
+            any_date: true,
+            ..Self::new(pin, provider)
+        }
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().expect("no code panics while it holds this")
+    }
+
+    /// The dates of the last certificate that came from the pinned CA.
+    pub(crate) fn dates(&self) -> Option<Dates> {
+        self.seen().dates
     }
 
     /// Why the last peer was turned away, if one was.
     pub(crate) fn take_rejection(&self) -> Option<Rejection> {
-        self.rejection
-            .lock()
-            .expect("no code panics while it holds this")
-            .take()
+        self.seen().rejection.take()
     }
 
     fn reject(&self, why: Rejection, error: Error) -> Error {
-        *self.rejection.lock().expect("no code panics while it holds this") = Some(why);
+        self.seen().rejection = Some(why);
         error
     }
 
@@ -59,6 +88,13 @@ impl PinVerifier {
         public_key_fingerprint(certificate) == Some(self.pin)
             && X509Certificate::from_der(certificate).is_ok_and(|(_, certificate)| certificate.is_ca())
     }
+}
+
+/// `now`, or the nearest second at which the certificate is valid.
+fn clamp(now: UnixTime, dates: Dates) -> UnixTime {
+    let seconds = |at: OffsetDateTime| u64::try_from(at.unix_timestamp()).unwrap_or(0);
+    let (from, until) = (seconds(dates.not_before), seconds(dates.not_after));
+    UnixTime::since_unix_epoch(Duration::from_secs(now.as_secs().min(until).max(from)))
 }
 
 impl ServerCertVerifier for PinVerifier {
@@ -79,13 +115,30 @@ impl ServerCertVerifier for PinVerifier {
         let bad = |error: Error| self.reject(Rejection::BadCertificate(error.to_string()), error);
         let mut roots = RootCertStore::empty();
         roots.add(ca.clone().into_owned()).map_err(bad)?;
-        WebPkiServerVerifier::builder_with_provider(Arc::new(roots), self.provider.clone())
-            .build()
-            .map_err(|error| Error::General(error.to_string()))
-            .and_then(|verifier| {
-                verifier.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
-            })
-            .map_err(bad)
+        let dates = Dates::of(end_entity);
+        self.seen().dates = dates;
+        // The moment at which everything but the dates is judged.
+        let within = dates.map_or(now, |dates| clamp(now, dates));
+        let verify = |at| {
+            WebPkiServerVerifier::builder_with_provider(Arc::new(roots), self.provider.clone())
+                .build()
+                .map_err(|error| Error::General(error.to_string()))
+                .and_then(|verifier| {
+                    verifier.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, at)
+                })
+        };
+        let verified = verify(within).map_err(bad)?;
+        match dates {
+            Some(dates) if within != now && !self.any_date => Err(self.reject(
+                Rejection::Dates(dates),
+                Error::InvalidCertificate(if within > now {
+                    CertificateError::NotValidYet
+                } else {
+                    CertificateError::Expired
+                }),
+            )),
+            _ => Ok(verified),
+        }
     }
 
     fn verify_tls12_signature(
@@ -182,8 +235,31 @@ mod tests {
             &[our_ca.clone(), their_ca],
         ));
         bad(judge(&our_ca, &leaf(&ours, "elsewhere.example", -1, 30), &shown));
-        bad(judge(&our_ca, &leaf(&ours, COORDINATOR_TLS_NAME, -30, -1), &shown));
-        bad(judge(&our_ca, &leaf(&ours, COORDINATOR_TLS_NAME, 1, 30), &shown));
+        for (from_day, to_day) in [(-30, -1), (1, 30)] {
+            let elsewhen = leaf(&ours, COORDINATOR_TLS_NAME, from_day, to_day);
+            let rejection = judge(&our_ca, &elsewhen, &shown);
+            assert!(matches!(rejection, Some(Rejection::Dates(..))), "{rejection:?}");
+        }
+        bad(judge(&our_ca, &leaf(&ours, "elsewhere.example", 1, 30), &shown));
+    }
+
+    #[test]
+    fn of_any_date_is_good_in_all_but_its_dates() {
+        let (ours, theirs) = (ca(), ca());
+        let our_ca = ours.der().clone();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let verifier = PinVerifier::of_any_date(public_key_fingerprint(&our_ca).unwrap(), provider);
+        let verify = |leaf: &CertificateDer<'_>, name: &str| {
+            let name = ServerName::try_from(name.to_owned()).unwrap();
+            verifier.verify_server_cert(leaf, std::slice::from_ref(&our_ca), &name, &[], UnixTime::now())
+        };
+        for (from_day, to_day) in [(-30, -1), (-1, 30), (1, 30)] {
+            let leaf = leaf(&ours, COORDINATOR_TLS_NAME, from_day, to_day);
+            verify(&leaf, COORDINATOR_TLS_NAME).unwrap();
+            assert!(verifier.dates().is_some());
+            verify(&leaf, "elsewhere.example").unwrap_err();
+        }
+        verify(&leaf(&theirs, COORDINATOR_TLS_NAME, 1, 30), COORDINATOR_TLS_NAME).unwrap_err();
     }
 
     #[test]

@@ -207,7 +207,7 @@ impl SimNode {
         let file = self.root.join("join.token");
         std::fs::write(&file, token)?;
         let output = self
-            .agent_cli(&["join", "--yes", "--token-file"])
+            .agent_cli(&["join", "--replace", "--token-file"])
             .arg(&file)
             .args(more)
             .stdin(std::process::Stdio::null())

@@ -25,7 +25,11 @@ async fn joined(recording: &Recording) -> (LoneNode, Arc<Impostor>) {
     let proximity_protocol::enroll::EnrollReply::Granted(granted) = granted else {
         panic!("not granted")
     };
-    let impostor = Arc::new(Impostor::listen_as(Authority::new().unwrap(), granted.node).unwrap());
+    let impostor = Arc::new(
+        Impostor::listen_as(Authority::new().unwrap(), granted.node)
+            .and_then(|impostor| impostor.of_before(Dates::default()))
+            .unwrap(),
+    );
     let token = impostor.token().unwrap();
     let enrolling = tokio::spawn({
         let impostor = Arc::clone(&impostor);

@@ -4,7 +4,6 @@ use super::{folder, recording};
 use proximity_protocol::{
     codec,
     command::{Command, Outcome, Verb},
-    fault::FaultKind,
     ids::NodeId,
 };
 use proximity_tests::{
@@ -120,7 +119,7 @@ async fn identity_open_job_and_published_port_live_on() {
     let end = tokio::time::timeout(PATIENCE, link.raw(&bytes)).await.unwrap().unwrap();
     let fault = end.unwrap_err();
     assert!(
-        fault.kind == FaultKind::InDoubt && fault.message.contains("pct create 101"),
+        fault.kind.retryable() && fault.message.contains("pct create 101"),
         "{fault:?}"
     );
     let mut again = command.clone();
