@@ -6,6 +6,7 @@ use crate::{
     pve::{
         cluster::{GuestList, Members, next_id_range},
         conf::Conf,
+        ha::{self, Service},
         storage_cfg::{self, Storage},
     },
 };
@@ -70,6 +71,19 @@ pub(crate) fn storage(node: &NodeContext, id: &StorageId) -> Result<Storage, Fau
                 format!("this node has no storage {id}: choose another, or add it in Proxmox"),
             )
         })
+}
+
+/// What HA's configuration says of a container; `None`: nothing. Without HA there are no such files.
+pub(crate) fn ha_service(node: &NodeContext, vmid: Vmid) -> Result<Option<Service>, Fault> {
+    let read = |name: &str| {
+        let path = node.etc_pve(name);
+        files::read_if_there(&path).map_err(|error| unreadable(&path, error))
+    };
+    let Some(resources) = read("ha/resources.cfg")? else {
+        return Ok(None);
+    };
+    let status = read("ha/manager_status")?;
+    Ok(ha::service(&resources, status.as_deref(), vmid))
 }
 
 /// The range for new VMIDs. The file may be missing.

@@ -1,4 +1,4 @@
-//! Whether something about the guests has changed: who is where, who runs, whether the cluster has quorum. Three small files, so that it can be looked at every
+//! Whether something about the guests has changed: who is where, who runs, whether the cluster has quorum, which numbers are for new ones. Some small files, so that it can be looked at every
 //! few seconds; what has changed is for an inventory to tell.
 
 use super::{NodeContext, running};
@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 pub struct Pulse {
     guests: Option<Vec<u8>>,
     members: Option<Vec<u8>>,
+    datacenter: Option<Vec<u8>>,
     running: Option<BTreeSet<Vmid>>,
 }
 
@@ -20,6 +21,7 @@ impl NodeContext {
         let read = move || Pulse {
             guests: std::fs::read(node.etc_pve(".vmlist")).ok(),
             members: std::fs::read(node.etc_pve(".members")).ok(),
+            datacenter: std::fs::read(node.etc_pve("datacenter.cfg")).ok(),
             running: running::running(&node).ok(),
         };
         tokio::task::spawn_blocking(read).await.unwrap_or_default()

@@ -4,6 +4,7 @@
 pub(crate) mod argv;
 pub(crate) mod cluster;
 pub(crate) mod conf;
+pub(crate) mod ha;
 pub(crate) mod storage_cfg;
 pub(crate) mod tasks;
 pub(crate) mod words;

@@ -22,7 +22,7 @@ pub(crate) fn cause(text: &str) -> Option<(FaultKind, String)> {
             "another Proxmox task holds the lock of the container's configuration".into(),
         ));
     }
-    if text.contains("no quorum") || text.contains("cluster not ready") {
+    if text.contains("no quorum") || text.contains("cluster not ready") || text.lines().any(is_refused_by_pmxcfs) {
         return Some((
             FaultKind::NotQuorate,
             "the cluster has no quorum: nothing can be changed until enough of its nodes are up".into(),
@@ -79,6 +79,11 @@ pub(crate) fn cause(text: &str) -> Option<(FaultKind, String)> {
     None
 }
 
+/// Root is refused a write only by pmxcfs, and that only without quorum (EACCES of dcdb_send_fuse_message).
+fn is_refused_by_pmxcfs(line: &str) -> bool {
+    line.contains("Permission denied") && (line.contains("'/etc/pve/") || line.contains("failed to remove config file"))
+}
+
 /// Who holds a lock, in words for an operator.
 pub(crate) fn holder(lock: &str) -> String {
     match lock {
@@ -111,6 +116,11 @@ mod tests {
                 "unable to create CT 101 - cluster not ready - no quorum?",
                 FaultKind::NotQuorate,
             ),
+            (
+                "unable to open file '/etc/pve/nodes/pve1/lxc/100.conf.tmp.4711' - Permission denied",
+                FaultKind::NotQuorate,
+            ),
+            ("failed to remove config file: Permission denied", FaultKind::NotQuorate),
             ("unable to create image: No space left on device", FaultKind::DiskFull),
             (
                 "unable to create CT 101 - volume 'local:vztmpl/nope.tar.zst' does not exist",
@@ -127,6 +137,7 @@ mod tests {
             assert_eq!(cause(text).unwrap().0, kind, "{text}");
         }
         assert!(cause("CT locked (backup)").is_none());
+        assert!(cause("cat: /etc/shadow: Permission denied").is_none());
         assert_eq!(
             cause("CT is locked (backup)").unwrap().1,
             "the container is locked by a backup (vzdump)"

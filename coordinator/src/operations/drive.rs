@@ -5,6 +5,7 @@ use super::{
     engine::Engine,
     params::Data,
     recovery::{self, Next},
+    send::only_looks_again,
     step::{Act, Kind, Step, View, internal},
 };
 use crate::{
@@ -36,6 +37,8 @@ pub(super) enum Pause {
     Behind,
     /// The next try is due then.
     Until(UnixMs),
+    /// Something is waited for that its node may tell of (somebody's lock, the quorum): the next look is due then, or when the node tells something.
+    Look(UnixMs),
     /// The node is not connected.
     Offline(NodeId),
 }
@@ -47,6 +50,10 @@ pub(super) struct Drive<'a> {
     pub(super) kicked: &'a Notify,
     /// The container that it is about, if there is one.
     pub(super) target: Option<Target>,
+    /// Its node.
+    pub(super) at_node: Option<NodeId>,
+    /// What is waited for is looked at now, whenever it would be due.
+    pub(super) eager: bool,
 }
 
 /// The rows of one moment.
@@ -80,6 +87,8 @@ impl<'a> Drive<'a> {
             id,
             kicked,
             target: None,
+            at_node: None,
+            eager: false,
         }
     }
 
@@ -96,6 +105,7 @@ impl<'a> Drive<'a> {
                 return Ok(Pause::Ended);
             };
             self.target = moment.view(&[]).target_if_any().ok().flatten();
+            self.at_node = moment.operation.node_id;
             let Some(kind) = KINDS.iter().find(|k| k.name == moment.operation.kind) else {
                 let why = format!("this version knows no operation {:?}", moment.operation.kind);
                 self.unknown(moment, why).await?;
@@ -191,12 +201,17 @@ impl<'a> Drive<'a> {
             .collect())
     }
 
-    async fn step(&self, mut moment: Moment, kind: &'static Kind, place: usize, undo: bool) -> Advance {
+    async fn step(&mut self, mut moment: Moment, kind: &'static Kind, place: usize, undo: bool) -> Advance {
         let now = self.engine.deps().clock.now_ms();
         let row = &moment.steps[place];
         if let Some(due) = row.retry_at.filter(|due| *due > now) {
-            return Ok(Some(Pause::Until(due)));
+            match only_looks_again(row) {
+                true if self.eager => {}
+                true => return Ok(Some(Pause::Look(due))),
+                false => return Ok(Some(Pause::Until(due))),
+            }
         }
+        self.eager = false;
         let Some(step) = kind.steps.iter().find(|s| s.name == row.name) else {
             let why = format!("this version knows no step {:?} of {}", row.name, kind.name);
             return self.unknown(moment, why).await;

@@ -6,7 +6,7 @@ use super::{
     revoked,
 };
 use crate::{
-    clock::SharedClock,
+    clock::{SharedClock, UnixMs},
     events::{Bus, Event},
     nodes::{NodeChange, SharedCommands, inventories::Inventories},
     secrets::Sealer,
@@ -220,18 +220,15 @@ impl Engine {
                     // The sender lives as long as this engine.
                     let _ = ended.changed().await;
                 }
-                Ok(Pause::Until(at)) => {
-                    let left = at.saturating_sub(self.0.deps.clock.now_ms());
-                    let wait = self
-                        .0
-                        .deps
-                        .clock
-                        .wait(Duration::from_millis(u64::try_from(left).unwrap_or(0)));
-                    tokio::select! {
-                        () = wait => {}
-                        () = kicked.notified() => {}
-                    }
-                }
+                Ok(Pause::Until(at)) => tokio::select! {
+                    () = self.until(at) => {}
+                    () = kicked.notified() => {}
+                },
+                Ok(Pause::Look(at)) => tokio::select! {
+                    () = self.until(at) => {}
+                    () = kicked.notified() => {}
+                    () = told_by(drive.at_node, &mut arrivals) => drive.eager = true,
+                },
                 Ok(Pause::Offline(node)) => tokio::select! {
                     () = self.online(node, &mut changes) => {}
                     () = seen_elsewhere(&drive, node, &mut arrivals) => {}
@@ -245,6 +242,12 @@ impl Engine {
         }
     }
 
+    async fn until(&self, at: UnixMs) {
+        let left = at.saturating_sub(self.0.deps.clock.now_ms());
+        let left = Duration::from_millis(u64::try_from(left).unwrap_or(0));
+        self.0.deps.clock.wait(left).await;
+    }
+
     async fn online(&self, node: NodeId, changes: &mut broadcast::Receiver<NodeChange>) {
         while !self.0.deps.commands.is_online(node) {
             match changes.recv().await {
@@ -252,6 +255,18 @@ impl Engine {
                 // The link is being taken down; so is this engine.
                 Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
             }
+        }
+    }
+}
+
+/// Waits for an inventory of that node: what is waited for there may have changed.
+async fn told_by(node: Option<NodeId>, arrivals: &mut broadcast::Receiver<NodeId>) {
+    loop {
+        match arrivals.recv().await {
+            Ok(other) if Some(other) == node => return,
+            Ok(_) => {}
+            Err(broadcast::error::RecvError::Lagged(_)) => return,
+            Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
         }
     }
 }

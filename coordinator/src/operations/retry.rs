@@ -66,6 +66,8 @@ pub struct Failed<'a> {
     pub choices: u32,
     /// Faults that mean that it is so already.
     pub already: &'a [FaultKind],
+    /// Whether the operation has started the container before.
+    pub started: bool,
 }
 
 /// What to do.
@@ -81,6 +83,8 @@ pub enum Verdict {
     ChooseAgain,
     /// The container is on another node: go on there, or wait until that can be. No try was spent.
     Follow,
+    /// The container that the operation had started does not run any more: start it again then, and go on from there.
+    StartAgain(Duration),
     /// Take back what was done.
     TurnBack,
     /// Tell the operator.
@@ -115,6 +119,10 @@ pub fn after(settings: &EngineSettings, failed: &Failed<'_>) -> Verdict {
     if failed.chooses.contains(&failed.kind) && failed.choices < settings.choices {
         return Verdict::ChooseAgain;
     }
+    // It was migrated or moved by HA in the middle, or it crashed.
+    if failed.kind == FaultKind::ContainerStopped && failed.started && failed.tries < settings.tries {
+        return Verdict::StartAgain(settings.pause(failed.tries));
+    }
     if failed.kind.retryable() && !failed.ends.contains(&failed.kind) && failed.tries < settings.tries {
         return Verdict::Retry(settings.pause(failed.tries));
     }
@@ -134,6 +142,7 @@ mod tests {
         ends: &[FaultKind::DeadlineExceeded],
         choices: 0,
         already: &[FaultKind::ContainerMissing],
+        started: false,
     };
 
     #[test]
@@ -237,6 +246,17 @@ mod tests {
             }),
             Verdict::TurnBack
         );
+        let stopped = Failed {
+            kind: FaultKind::ContainerStopped,
+            ..STEP
+        };
+        assert_eq!(verdict(stopped), Verdict::TurnBack);
+        let started = Failed {
+            started: true,
+            ..stopped
+        };
+        assert_eq!(verdict(started), Verdict::StartAgain(minute));
+        assert_eq!(verdict(Failed { tries: 3, ..started }), Verdict::TurnBack);
         assert_eq!(
             verdict(Failed {
                 kind: FaultKind::PolicyDenied,

@@ -149,7 +149,7 @@ impl Drive<'_> {
 }
 
 /// Whether the step was held up by somebody's lock or the like, and this is only another look: the log does not repeat itself for that.
-fn only_looks_again(row: &StepRow) -> bool {
+pub(super) fn only_looks_again(row: &StepRow) -> bool {
     row.retry_at.is_some()
         && row
             .error

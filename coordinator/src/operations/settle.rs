@@ -22,6 +22,9 @@ use proximity_protocol::{
 };
 use std::time::Duration;
 
+/// The step that starts the container, in whichever kind.
+const START_STEP: &str = "start";
+
 /// The command whose answer is written, so that the agent can forget it afterwards.
 pub(super) type Sent = Option<(NodeId, StepKey)>;
 
@@ -117,6 +120,7 @@ impl Drive<'_> {
                 ends: at.step.ends,
                 choices: moment.data.choices,
                 already: if at.undo { gone } else { at.step.already },
+                started: start_before(&moment.steps, at).is_some(),
             },
         );
         tracing::warn!(operation_id = %self.id, app_id = %moment.app.id, step = at.step.name, undo = at.undo, kind = ?fault.kind, %fault, ?verdict, "a step failed");
@@ -146,6 +150,10 @@ impl Drive<'_> {
                 self.later(&mut draft, row, at, &fault, pause);
                 let again = format!("Trying again in {} s", pause.as_secs_f64().ceil());
                 draft.lines.push(line(LogLevel::Info, &row.name, again));
+            }
+            Verdict::StartAgain(pause) => {
+                let start = start_before(&moment.steps, at).unwrap_or(at.place);
+                self.start_again(&mut draft, &mut moment.steps[start..=at.place], &fault, pause);
             }
             Verdict::ChooseAgain => choose_again(&mut draft, &mut moment.steps, at, fault.kind),
             Verdict::TurnBack => turn(&mut draft, row, at.step, &fault)?,
@@ -195,6 +203,24 @@ impl Drive<'_> {
         draft.steps.push(row.clone());
     }
 
+    /// The operation goes on from its step `start`, the first of these rows; the last is the one that failed. All of them were begun, and are taken back if it
+    /// turns around now.
+    fn start_again(&self, draft: &mut Draft, rows: &mut [StepRow], fault: &Fault, pause: Duration) {
+        for row in &mut *rows {
+            row.state = StepState::Waiting;
+            row.retry_at = None;
+        }
+        let words = format!("Starting it again in {} s", pause.as_secs_f64().ceil());
+        if let Some(start) = rows.first_mut() {
+            start.retry_at = Some(self.engine.deps().clock.now_ms() + millis(pause));
+            start.reason = Some(fault.message.clone());
+            draft.lines.push(line(LogLevel::Info, &start.name, words));
+        }
+        draft.operation.state = OperationState::Waiting;
+        draft.operation.reason = Some(fault.message.clone());
+        draft.steps.extend(rows.iter().cloned());
+    }
+
     /// The node is away: nothing was decided, no try was spent. One that was thrown out is not waited for.
     pub(super) async fn offline(&self, moment: Moment, at: At, node: NodeId) -> Advance {
         self.not_there(moment, at, node, "").await
@@ -230,6 +256,11 @@ impl Drive<'_> {
             self.engine.deps().commands.committed(node, self.id, Some(key));
         }
     }
+}
+
+/// The place of the step that starts the container, if it is before this one.
+fn start_before(steps: &[StepRow], at: At) -> Option<usize> {
+    steps[..at.place].iter().position(|row| row.name == START_STEP)
 }
 
 /// Whether the step's last fault was the same: what is waited for is said once. The reason is gone when the step looks again, its fault is not.

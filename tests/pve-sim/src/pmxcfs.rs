@@ -131,12 +131,11 @@ pub(crate) fn remove(layout: &Layout, vmid: u32) -> Result<(), Stop> {
         count(layout, None)
     });
     removed.map_err(|error| {
-        let shown = layout.node_path(&layout.conf_path(vmid));
         let why = match error.raw_os_error() {
             Some(nix::libc::EACCES) => "Permission denied".to_owned(),
             _ => error.to_string(),
         };
-        Stop::die(format!("failed to remove config file '{shown}' - {why}"))
+        Stop::die(format!("failed to remove config file: {why}"))
     })
 }
 

@@ -14,6 +14,12 @@ use proximity_protocol::{
 use std::{fs, io, net::Ipv4Addr, path::Path};
 
 pub(super) async fn run(act: &Act<'_>, confirm: &Confirm) -> Result<Outcome, Fault> {
+    if !cluster::members(act.node)?.quorate {
+        return Err(Fault::new(
+            FaultKind::NotQuorate,
+            "the cluster has no quorum: its list of guests is of before, and what is free by it may be taken by now",
+        ));
+    }
     check_vmid(act, confirm)?;
     if !cluster::storage(act.node, &confirm.storage)?.takes("rootdir") {
         return Err(Fault::new(

@@ -2,7 +2,7 @@
 
 use super::{
     act::{Act, Bound, did_not_happen, failure},
-    leftover,
+    half_made, leftover,
 };
 use crate::{
     facts::{bridges, cluster},
@@ -88,16 +88,22 @@ pub(super) async fn run(act: &Act<'_>, spec: &ContainerSpec) -> Result<Outcome, 
 
 /// The tool's own result is dropped once the coordinator has heard of it; that what is left here is ours must outlive that.
 fn remember(act: &Act<'_>, spec: &ContainerSpec) -> Result<(), Fault> {
-    match ownership::read(act.node, spec.vmid)? {
-        Some(record) if record.owner == spec.owner && !record.interrupted => ownership::write(
-            act.node,
-            spec.vmid,
-            &OwnershipRecord {
-                interrupted: true,
-                ..record
-            },
-        ),
-        _ => Ok(()),
+    let Some(record) = ownership::read(act.node, spec.vmid)? else {
+        return Ok(());
+    };
+    if record.owner != spec.owner || record.interrupted {
+        return Ok(());
+    }
+    let interrupted = OwnershipRecord {
+        interrupted: true,
+        ..record.clone()
+    };
+    match ownership::write(act.node, spec.vmid, &interrupted) {
+        Err(fault) if fault.kind == FaultKind::NotQuorate => {
+            half_made::note(act.node, spec.vmid, &record)?;
+            Err(fault)
+        }
+        other => other,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::{
     act::{Act, Bound, did_not_happen, failure},
-    ensure_stopped, leftover,
+    ensure_stopped, ha, leftover,
     standing::{self, Container, Standing},
 };
 use crate::{facts::cluster, ownership, publish, pve::argv};
@@ -39,6 +39,7 @@ pub(super) async fn run(act: &Act<'_>, target: &Target) -> Result<Outcome, Fault
         ));
     }
     if let Standing::Ours(container) = standing::look(act.node, target)? {
+        ha::refuse_destroying(act.node, vmid)?;
         publish::unpublish(act.node, vmid, &target.owner, None).await?;
         destroy(act, &container).await?;
     } else {

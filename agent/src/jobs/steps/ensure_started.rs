@@ -2,9 +2,9 @@
 
 use super::{
     act::{Act, Bound, did_not_happen, failure},
-    standing,
+    ha, standing,
 };
-use crate::pve::argv;
+use crate::pve::{argv, ha::Requested};
 use proximity_protocol::{
     command::{Outcome, Target},
     fault::{Fault, FaultKind},
@@ -14,7 +14,7 @@ use std::time::Duration;
 
 /// How long `pct start` may take: it mounts and checks disks.
 const BOUND: Duration = Duration::from_secs(300);
-/// How long after that the state may take: of an HA-managed container the tool only queues the request.
+/// How long after that the state may take.
 const SETTLE: Duration = Duration::from_secs(60);
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(200);
@@ -23,13 +23,27 @@ pub(super) async fn run(act: &Act<'_>, target: &Target) -> Result<Outcome, Fault
     let vmid = target.vmid;
     act.check_idle(vmid)?;
     let container = standing::require(act.node, target)?;
+    let service = ha::managed(act.node, vmid)?;
     if standing::is_running(act.node, vmid)? {
-        return Ok(Outcome::Done);
+        match &service {
+            // HA is about to stop it, and would do so after we have said that it runs.
+            Some(service) if service.requested != Requested::Started => {
+                ha::comes_to(act, target, false, ha::SETTLE).await?;
+            }
+            _ => return Ok(Outcome::Done),
+        }
+    }
+    if let Some(service) = &service {
+        ha::check_error(vmid, service)?;
     }
     container.check_unlocked()?;
     act.say(&format!("starting container {vmid}"));
     let argv = argv::start(vmid);
     let end = act.tool("start", &argv, Some(vmid), Bound::Wait(BOUND), &[]).await;
+    if service.is_some() && matches!(&end, Ok(end) if end.success()) {
+        ha::comes_to(act, target, true, ha::SETTLE).await?;
+        return Ok(Outcome::Done);
+    }
     let settle = if matches!(&end, Ok(end) if end.success()) {
         SETTLE
     } else {

@@ -5,6 +5,7 @@ use super::{
     act::{Act, Bound, did_not_happen, failure},
     ensure_created::CREATE,
     ensure_destroyed::DESTROY,
+    half_made,
     standing::Container,
 };
 use crate::{
@@ -27,8 +28,10 @@ const ROUNDING_S: i64 = 2;
 /// Whether the half-made container is ours: we wrote a record when the number was free, our tool ran after that and was not told that the number is
 /// taken (the record would be gone), and a task on this node began to make the container after that.
 pub(super) fn is_ours(act: &Act<'_>, vmid: Vmid, record: &OwnershipRecord) -> Result<bool, Fault> {
-    let ran = has_run(act, record.operation, CREATE, vmid)?;
-    if !ran && !record.interrupted {
+    let known = record.interrupted
+        || half_made::is_noted(act.node, vmid, record)?
+        || has_run(act, record.operation, CREATE, vmid)?;
+    if !known {
         return Ok(false);
     }
     Ok(tasks::of(act.node, "vzcreate", vmid)?
@@ -41,7 +44,8 @@ pub(super) async fn remove(act: &Act<'_>, vmid: Vmid) -> Result<(), Fault> {
     act.say(&format!(
         "removing what an interrupted creation of container {vmid} left"
     ));
-    clear(act, vmid, &argv::destroy(vmid)).await
+    clear(act, vmid, &argv::destroy(vmid)).await?;
+    half_made::forget(act.node, vmid)
 }
 
 /// Finishes a destruction that was broken off. Somebody else's that goes on is waited for.

@@ -17,6 +17,8 @@ mod ensure_published;
 mod ensure_started;
 mod ensure_stopped;
 mod ensure_template;
+mod ha;
+mod half_made;
 mod install_recipe;
 mod leftover;
 mod lost;
@@ -56,7 +58,10 @@ pub async fn execute(node: &NodeContext, command: &Command, progress: &ProgressS
         step: &command.step,
         progress,
     };
-    let result = run(&act, &command.verb).await;
+    let result = match run(&act, &command.verb).await {
+        Err(fault) => Err(standing::explain(node, &command.verb, fault)),
+        done => done,
+    };
     if result.as_ref().is_err_and(|fault| fault.kind.waits()) {
         act.forget_ended();
     }

@@ -12,7 +12,7 @@ use crate::{
     },
 };
 use proximity_protocol::{
-    command::Target,
+    command::{Target, Verb},
     fault::{Fault, FaultKind},
     ids::Vmid,
 };
@@ -158,6 +158,53 @@ pub(super) fn is_running(node: &NodeContext, vmid: Vmid) -> Result<bool, Fault> 
             format!("it cannot be told whether container {vmid} runs: {error}"),
         )
     })
+}
+
+/// Why a step failed on a container that was taken away meanwhile: what its tools said then (stopped, no such configuration, killed) is not the cause.
+pub(super) fn explain(node: &NodeContext, verb: &Verb, fault: Fault) -> Fault {
+    let explained = matches!(
+        fault.kind,
+        FaultKind::NotOurs
+            | FaultKind::VmidTaken
+            | FaultKind::PolicyDenied
+            | FaultKind::Malformed
+            | FaultKind::MovedToOtherNode
+    );
+    let Some(vmid) = verb
+        .vmid()
+        .filter(|_| !verb.reads_only() && !explained && !fault.kind.waits())
+    else {
+        return fault;
+    };
+    // What cannot be read explains nothing.
+    let guest = cluster::guests(node)
+        .ok()
+        .and_then(|list| list.guests.get(&vmid).cloned());
+    let ours = ownership::read(node, vmid).is_ok_and(|record| record.is_some());
+    match guest {
+        Some(guest) if ours && guest.node != node.name().as_str() => Fault {
+            kind: FaultKind::MovedToOtherNode,
+            message: format!(
+                "container {vmid} moved to node {} meanwhile ({})",
+                guest.node, fault.message
+            ),
+            ..fault
+        },
+        Some(_) if ours && cluster::conf(node, vmid).is_ok_and(|conf| is_migrating(conf.as_ref())) => Fault {
+            kind: FaultKind::Locked,
+            message: format!(
+                "container {vmid} is locked by {} ({})",
+                words::holder("migrate"),
+                fault.message
+            ),
+            ..fault
+        },
+        _ => fault,
+    }
+}
+
+fn is_migrating(conf: Option<&Conf>) -> bool {
+    conf.is_some_and(|conf| conf.get("lock") == Some("migrate"))
 }
 
 /// The container, which must run.

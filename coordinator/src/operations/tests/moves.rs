@@ -168,3 +168,37 @@ async fn on_a_node_without_an_agent_it_waits_and_says_what_to_do() {
     let told = lines.iter().filter(|line| line.message.contains("pve9")).count();
     assert_eq!(told, 1, "{lines:#?}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_stops_in_the_middle_is_started_again_and_gone_on_with() {
+    for (kind, step) in [
+        ("deploy", "install"),
+        ("deploy", "publish"),
+        ("start", "healthy"),
+        ("restart", "network"),
+    ] {
+        let world = World::new(1, true).await;
+        let id = world.queued(kind).await;
+        world.nodes.trap(step, false, Wrong::Stop);
+        world.run_to_the_end(1).await;
+        let ended = world.operation(id).await;
+        assert_eq!(ended.state, OperationState::Done, "{kind} at {step}: {ended:#?}");
+        world.assert_ended(kind, &ended, step).await;
+        let seen = world.nodes.seen.lock().unwrap();
+        let starts = seen.iter().filter(|c| c.step.name.as_str() == "start").count();
+        assert_eq!(starts, 2, "{kind} at {step}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_stops_again_and_again_is_taken_back() {
+    let world = World::new(1, true).await;
+    let id = world.queued("deploy").await;
+    world
+        .nodes
+        .trap("install", false, Wrong::Fault(FaultKind::ContainerStopped, u32::MAX));
+    world.run_to_the_end(1).await;
+    let ended = world.operation(id).await;
+    world.assert_ended("deploy", &ended, "stops").await;
+    assert_eq!(ended.state, OperationState::Undone);
+}

@@ -31,6 +31,8 @@ pub(crate) enum Wrong {
     GoAway,
     /// The container moves to the other node of the cluster before the command, once; with `true` the node is dead from then on.
     Move(bool),
+    /// The container stops before the command, once.
+    Stop,
 }
 
 /// Where.
@@ -214,6 +216,7 @@ impl FakeNodes {
                     return Err(CommandError::Lost);
                 }
             }
+            Some(Wrong::Stop) => self.model(node, |m| m.containers.values_mut().for_each(|c| c.running = false)),
             _ => {}
         }
         self.model(node, |m| {

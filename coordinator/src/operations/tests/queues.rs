@@ -234,3 +234,29 @@ async fn what_is_waited_for_is_said_once() {
     let told = lines.iter().filter(|l| l.message == "the trap says Locked").count();
     assert_eq!(told, 1, "{lines:#?}");
 }
+
+/// The node tells that its guests have changed: the lock is perhaps gone, and nobody waits for the next look.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_waited_for_is_looked_at_when_the_node_tells_something() {
+    let world = World::new(1, true).await;
+    let id = world.queued("stop").await;
+    world.nodes.trap("stop", false, Wrong::Fault(FaultKind::Locked, 1));
+    // A clock that never comes to the next look.
+    let engine = world.engine_at(1, std::sync::Arc::new(crate::clock::SystemClock));
+    let stop = CancellationToken::new();
+    let running = tokio::spawn({
+        let (engine, stop) = (engine.clone(), stop.clone());
+        async move { engine.run(stop).await }
+    });
+    let ended = tokio::time::timeout(Duration::from_secs(10), async {
+        while world.operation(id).await.state != OperationState::Done {
+            let told = world.nodes.model(world.node(), |m| super::node::inventory(m));
+            world.inventories.put(world.node(), 0, told);
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    stop.cancel();
+    running.await.unwrap();
+    ended.expect("sooner than the 15 s of the next look");
+}

@@ -5,7 +5,7 @@ use super::{
     node::{Container, FakeNodes, Port},
 };
 use crate::{
-    clock::Clock,
+    clock::{Clock, SharedClock},
     domain::{app_state::Status, operation_state::OperationState},
     events::Bus,
     nodes::{SharedQueries, inventories::Inventories},
@@ -151,11 +151,15 @@ impl World {
     }
 
     pub(crate) fn engine(&self, epoch: u64) -> Engine {
+        self.engine_at(epoch, Arc::new(self.clock.clone()))
+    }
+
+    pub(crate) fn engine_at(&self, epoch: u64, clock: SharedClock) -> Engine {
         Engine::new(EngineDeps {
             store: self.store.clone(),
             commands: Arc::new(Port(self.nodes.clone())),
             inventories: self.inventories.clone(),
-            clock: Arc::new(self.clock.clone()),
+            clock,
             bus: self.bus.clone(),
             epoch: Epoch(epoch),
             settings: EngineSettings::default(),
