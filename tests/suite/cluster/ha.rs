@@ -1,6 +1,6 @@
 //! Containers that Proxmox's HA manages.
 
-use super::{Held, act, app, cluster, delete, deploy, serves_on, waits_for};
+use super::{Held, act, app, cluster, delete, deploy, serves_on, settled, waits_for};
 use proximity_tests::process::{PATIENCE, until};
 use pve_sim::At;
 
@@ -41,7 +41,7 @@ async fn an_app_under_ha_is_stopped_started_and_follows_when_its_node_dies() {
     assert!(fleet.nodes[1].files().read().unwrap().containers.len() == 1);
     fleet.nodes[1].tool("ha-manager", &["remove", &service]).unwrap();
     fleet.done(&deleted).await.unwrap();
-    fleet.assert_promises().await.unwrap();
+    settled(&fleet).await;
     fleet.stop().await.unwrap();
 }
 
@@ -70,7 +70,7 @@ async fn an_operation_on_a_node_that_dies_goes_on_where_ha_has_started_the_conta
     serves_on(&fleet, id, node).await;
     fleet.power_on(0).await.unwrap();
     fleet.node_online("pve1").await.unwrap();
-    fleet.assert_promises().await.unwrap();
+    settled(&fleet).await;
     fleet.stop().await.unwrap();
 }
 
@@ -98,7 +98,7 @@ async fn what_ha_would_start_again_is_not_said_to_be_stopped() {
     waits_for(&fleet, &deleted, &format!("ha-manager remove {service}")).await;
     fleet.nodes[0].tool("ha-manager", &["remove", &service]).unwrap();
     fleet.done(&deleted).await.unwrap();
-    fleet.assert_promises().await.unwrap();
+    settled(&fleet).await;
     fleet.stop().await.unwrap();
 }
 
@@ -120,6 +120,6 @@ async fn a_partitioned_node_keeps_nothing_that_ha_has_given_away() {
     assert!(list.contains(&vmid), "it still believes that it has it: {list}");
     fleet.heal(0).unwrap();
     serves_on(&fleet, id, 1).await;
-    fleet.assert_promises().await.unwrap();
+    settled(&fleet).await;
     fleet.stop().await.unwrap();
 }

@@ -95,6 +95,17 @@ async fn serves_on(fleet: &Fleet, id: &str, node: usize) -> Value {
     waited.unwrap_or_else(|error| panic!("{error:#}: {last:#}\n{}", fleet.logs()))
 }
 
+/// Every operation has ended (reconciliation has some of its own), and every promise holds.
+async fn settled(fleet: &Fleet) {
+    let unfinished = "SELECT COUNT(*) FROM operations WHERE state IN ('queued', 'running', 'waiting', 'undoing')";
+    until("every operation has ended", PATIENCE, async || {
+        Ok((fleet.registry().await?.count(unfinished).await? == 0).then_some(()))
+    })
+    .await
+    .unwrap_or_else(|error| panic!("{error:#}\n{}", fleet.logs()));
+    fleet.assert_promises().await.unwrap();
+}
+
 /// Waits until nothing answers at the app's old place.
 async fn silent(fleet: &Fleet, url: &str) {
     until(&format!("nothing at {url}"), PATIENCE, async || {

@@ -1,6 +1,6 @@
 //! Containers that are moved by hand.
 
-use super::{Held, act, app, cluster, delete, deploy, serves_on, silent, waits_for};
+use super::{Held, act, app, cluster, delete, deploy, serves_on, settled, silent, waits_for};
 use proximity_tests::process::{PATIENCE, until};
 use pve_sim::At;
 
@@ -19,13 +19,13 @@ async fn an_app_follows_a_container_that_was_migrated_by_hand() {
     silent(&fleet, old_url).await;
     let table = fleet.nodes[0].tool("nft", &["-j", "list", "ruleset"]).unwrap();
     assert!(!table.contains(&format!("\"right\":{}", app["public_port"])), "{table}");
-    fleet.assert_promises().await.unwrap();
+    settled(&fleet).await;
     // And back, stopped: the node follows, and the app starts there.
     fleet.done(&act(&fleet, id, "stop").await).await.unwrap();
     fleet.nodes[1].tool("pct", &["migrate", &vmid, "pve1"]).unwrap();
     fleet.done(&act(&fleet, id, "start").await).await.unwrap();
     serves_on(&fleet, id, 0).await;
-    fleet.assert_promises().await.unwrap();
+    settled(&fleet).await;
     fleet.stop().await.unwrap();
 }
 
@@ -46,7 +46,7 @@ async fn an_operation_goes_on_where_its_container_was_moved_to() {
     fleet.done(&created).await.unwrap();
     let app = serves_on(&fleet, id, 1).await;
     assert_eq!(app["lxc_id"].to_string(), vmid);
-    fleet.assert_promises().await.unwrap();
+    settled(&fleet).await;
 
     let held = Held::at(&fleet, 1, "pct", "shutdown", At::Before, 0);
     let deleted = delete(&fleet, id).await;
@@ -60,7 +60,7 @@ async fn an_operation_goes_on_where_its_container_was_moved_to() {
         let left = node.files().read().unwrap();
         assert!(left.containers.is_empty() && left.records.is_empty(), "{left:?}");
     }
-    fleet.assert_promises().await.unwrap();
+    settled(&fleet).await;
     fleet.stop().await.unwrap();
 }
 
@@ -90,6 +90,6 @@ async fn on_a_node_without_an_agent_an_app_waits_for_one() {
     fleet.done(&stopping).await.unwrap();
     fleet.done(&act(&fleet, id, "start").await).await.unwrap();
     serves_on(&fleet, id, stranger).await;
-    fleet.assert_promises().await.unwrap();
+    settled(&fleet).await;
     fleet.stop().await.unwrap();
 }

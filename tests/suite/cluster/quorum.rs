@@ -1,6 +1,6 @@
 //! Loss of quorum in the middle of things.
 
-use super::{Held, app, ask, cluster, delete, deploy, serves_on, tasks, waits_for};
+use super::{Held, app, ask, cluster, delete, deploy, serves_on, settled, tasks, waits_for};
 use proximity_tests::{
     fleet::{Fleet, SHARED_STORAGE},
     process::{PATIENCE, until},
@@ -53,15 +53,9 @@ async fn lose_and_find(fleet: &Fleet, number: usize) {
     let refused = usize::from((sub, at) == ("create", At::Before));
     let now = tasks(fleet, "vzcreate") - made;
     assert!(now == tries || now == tries + refused, "{context}: created {now} times");
-    fleet
-        .assert_promises()
-        .await
-        .unwrap_or_else(|error| panic!("{context}: {error:#}"));
+    settled(fleet).await;
     fleet.done(&delete(fleet, id).await).await.unwrap();
-    fleet
-        .assert_promises()
-        .await
-        .unwrap_or_else(|error| panic!("{context}: {error:#}"));
+    settled(fleet).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -94,10 +88,7 @@ async fn a_deletion_waits_for_the_quorum_and_goes_on() {
         waits_for(&fleet, &deleted, "quorum").await;
         fleet.heal(0).unwrap();
         fleet.done(&deleted).await.unwrap();
-        fleet
-            .assert_promises()
-            .await
-            .unwrap_or_else(|error| panic!("{sub} {at:?}: {error:#}"));
+        settled(&fleet).await;
     }
     fleet.stop().await.unwrap();
 }
@@ -137,6 +128,6 @@ async fn what_a_partitioned_node_believes_deletes_and_frees_nothing() {
     fleet.heal(0).unwrap();
     fleet.done(&stopping).await.unwrap();
     assert_eq!(app(&fleet, &id(&here)).await.unwrap()["status"], "stopped");
-    fleet.assert_promises().await.unwrap();
+    settled(&fleet).await;
     fleet.stop().await.unwrap();
 }

@@ -1,6 +1,6 @@
 //! What the nodes of a cluster share: the host, storages and their templates, numbers, pools.
 
-use super::{app, cluster, delete, deploy, tasks};
+use super::{app, cluster, delete, deploy, settled, tasks};
 use proximity_tests::{
     api::page,
     fleet::{Fleet, FleetSpec},
@@ -27,7 +27,7 @@ async fn a_cluster_is_one_host_and_its_nodes_deploy() {
     assert_ne!(host("pve1"), host("pve2"));
     let app = fleet.deploy("nginx", "clustered").await.unwrap();
     assert!(page(app["url"].as_str().unwrap()).await.is_some());
-    fleet.assert_promises().await.unwrap();
+    settled(&fleet).await;
     fleet.stop().await.unwrap();
 }
 
@@ -38,7 +38,7 @@ async fn a_template_is_fetched_once_to_a_shared_storage() {
     let (one, two) = tokio::join!(deploy(&fleet, "one", "pve1"), deploy(&fleet, "two", "pve2"));
     assert_ne!(one["lxc_id"], two["lxc_id"]);
     assert_eq!(tasks(&fleet, "download"), 1);
-    fleet.assert_promises().await.unwrap();
+    settled(&fleet).await;
     fleet.stop().await.unwrap();
 }
 
