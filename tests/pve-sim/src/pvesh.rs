@@ -10,7 +10,9 @@ use serde_json::{Map, Value, json};
 
 use crate::call::{Call, Stop};
 use crate::clock::now_s;
+use crate::cluster::Cluster;
 use crate::conf::CtConfig;
+use crate::ha;
 use crate::options::Arguments;
 use crate::pct::{power, show};
 use crate::pmxcfs;
@@ -82,8 +84,13 @@ fn no_handler(verb: &str, path: &str) -> Stop {
 }
 
 fn own_node(call: &Call<'_>, node: &str) -> Result<(), Stop> {
+    let in_cluster = || Some(Cluster::of(call.layout())?.info().ok()?.member(node).is_some());
     if node == call.layout().info().name || node == "localhost" {
         Ok(())
+    } else if in_cluster() == Some(true) {
+        Err(Stop::NotSimulated(format!(
+            "pvesh to another node ('{node}'): call it there"
+        )))
     } else {
         Err(Stop::die(format!("no such cluster node '{node}'")))
     }
@@ -103,10 +110,7 @@ fn get(call: &mut Call<'_>, parts: &[&str], path: &str) -> Result<Value, Stop> {
             Ok(json!({"release": release, "repoid": "2606ac85b1a4", "version": version}))
         }
         ["cluster", "nextid"] => next_id(call),
-        ["nodes"] => Ok(
-            json!([{"id": format!("node/{}", call.layout().info().name), "node": call.layout().info().name,
-            "status": "online", "type": "node"}]),
-        ),
+        ["nodes"] => nodes(call),
         ["nodes", _, "status"] => node_status(call),
         ["nodes", _, "lxc"] => {
             let mut list = Vec::new();
@@ -123,7 +127,8 @@ fn get(call: &mut Call<'_>, parts: &[&str], path: &str) -> Result<Value, Stop> {
                 ["config"] => Ok(config_json(call, vmid, &config)),
                 ["status", "current"] => {
                     let mut value = current(call, vmid, &config);
-                    value["ha"] = json!({"managed": 0});
+                    let managed = ha::is_managed(call.layout(), vmid)?;
+                    value["ha"] = json!({"managed": u8::from(managed)});
                     Ok(value)
                 }
                 ["snapshot"] => Ok(snapshots(call, vmid, &config)),
@@ -137,6 +142,23 @@ fn get(call: &mut Call<'_>, parts: &[&str], path: &str) -> Result<Value, Stop> {
         | ["cluster" | "storage" | "access" | "pools", ..] => Err(Stop::NotSimulated(format!("pvesh get {path}"))),
         _ => Err(no_handler("get", path)),
     }
+}
+
+/// Every node of the cluster, or the only one.
+fn nodes(call: &Call<'_>) -> Result<Value, Stop> {
+    let own = &call.layout().info().name;
+    let entry = |name: &str, online: bool| {
+        let status = if online { "online" } else { "offline" };
+        json!({"id": format!("node/{name}"), "node": name, "status": status, "type": "node"})
+    };
+    let Some(cluster) = Cluster::of(call.layout()) else {
+        return Ok(json!([entry(own, true)]));
+    };
+    let info = cluster.info().map_err(|error| Stop::die(error.to_string()))?;
+    let members = info.members.iter();
+    Ok(members
+        .map(|member| entry(&member.name, info.sees(own, &member.name)))
+        .collect())
 }
 
 /// The lowest free one from 100, as without a `next-id` range in `datacenter.cfg`, which is kept to.

@@ -148,6 +148,13 @@ fn nodes_share_one_list_of_guests_and_keep_their_own_view() {
         world.ok(2, "pvesh", "get /cluster/nextid --output-format json"),
         "500\n"
     );
+    world.cluster.power_off("pve3").unwrap();
+    let nodes: serde_json::Value =
+        serde_json::from_str(&world.ok(2, "pvesh", "get /nodes --output-format json")).unwrap();
+    assert_eq!(
+        (&nodes[1]["status"], &nodes[2]["node"], &nodes[2]["status"]),
+        (&"online".into(), &"pve3".into(), &"offline".into())
+    );
     let key = |number| world.file(number, "pve-root-ca.pem");
     assert_eq!(key(1), key(3));
 }

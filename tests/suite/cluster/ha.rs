@@ -1,6 +1,6 @@
 //! Containers that Proxmox's HA manages.
 
-use super::{Held, act, app, cluster, delete, deploy, serves_on, settled, waits_for};
+use super::{Held, act, app, cluster, delete, deploy, serves_on, settled, silent, waits_for};
 use proximity_tests::process::{PATIENCE, until};
 use pve_sim::At;
 
@@ -32,8 +32,15 @@ async fn an_app_under_ha_is_stopped_started_and_follows_when_its_node_dies() {
     let there = serves_on(&fleet, id, 1).await;
     assert_eq!(there["public_port"], deployed["public_port"]);
     assert_eq!(there["ip_address"], deployed["ip_address"]);
+    // Its agent knows the port from before, and takes it back.
     fleet.power_on(0).await.unwrap();
     fleet.node_online("pve1").await.unwrap();
+    silent(&fleet, deployed["url"].as_str().unwrap()).await;
+    let table = fleet.nodes[0].tool("nft", &["-j", "list", "ruleset"]).unwrap();
+    assert!(
+        !table.contains(&format!("\"right\":{}", deployed["public_port"])),
+        "{table}"
+    );
 
     // Destroying it is refused, with what to do; then it goes on by itself.
     let deleted = delete(&fleet, id).await;
