@@ -2,7 +2,7 @@
 //!
 //! What is wanted lies in `<state>/published.json` (synced, renamed) and is written before the table is. The table is always replaced as a whole, in one
 //! transaction of `nft`. It is set again at start, before the link, and whenever a look at it shows something else than what was set: other tools flush
-//! the whole ruleset. An entry whose container has gone to another node of the cluster is taken out ([`departed`]).
+//! the whole ruleset. An entry whose container has gone to another node of the cluster is taken out (`departed`).
 //!
 //! What a packet filter drops (the Proxmox firewall) is not ours to open; publishing verifies that the port answers and says so if it does not.
 
