@@ -20,10 +20,11 @@ pub(super) struct Evidence {
 }
 
 fn span(by: Duration) -> String {
-    let by = by.abs();
-    let (count, unit) = match (by.whole_days(), by.whole_hours()) {
-        (0, hours) => (hours, "hour"),
-        (days, _) => (days, "day"),
+    // To the nearest: what is compared is always some seconds off.
+    let seconds = by.abs().whole_seconds();
+    let (count, unit) = match (seconds + 1800) / 3600 {
+        hours @ 0..48 => (hours, "hour"),
+        _ => ((seconds + 43_200) / 86_400, "day"),
     };
     let end = if count == 1 { "" } else { "s" };
     format!("{count} {unit}{end}")

@@ -7,11 +7,16 @@ use crate::identity::frames;
 use proximity_protocol::metrics::MetricsEncoder;
 use quinn::Connection;
 use std::time::Duration;
+use time::OffsetDateTime;
 use tokio::time::MissedTickBehavior;
 
 const PRIORITY: i32 = -1;
 const INTERVAL_MIN_MS: u32 = 100;
 const INTERVAL_MAX_MS: u32 = 60_000;
+
+fn unix_ms(at: OffsetDateTime) -> i64 {
+    i64::try_from(at.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX)
+}
 
 /// Sends until the connection ends; answers why.
 pub(super) async fn send(link: &Link, connection: &Connection, version: u16, interval_ms: u32) -> LinkError {
@@ -31,8 +36,11 @@ pub(super) async fn send(link: &Link, connection: &Connection, version: u16, int
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
+        let clock = link.keys.clock().clone();
         let taken = tokio::task::spawn_blocking(move || {
-            let sample = sampler();
+            let mut sample = sampler();
+            // By the clock that certificates go by: the coordinator compares it with its own.
+            sample.at_unix_ms = unix_ms(clock.now());
             (sampler, sample)
         });
         let sample = match taken.await {

@@ -24,7 +24,7 @@ use proximity_protocol::{
     fault::{Fault, FaultKind},
     hello::{Hello, HelloReply, Welcome},
     ids::{BootId, Epoch, NodeId, OperationId, ProcessId, StepKey, StepName},
-    metrics::{MetricsDecoder, MetricsFrame, Sample},
+    metrics::{MetricsDecoder, MetricsFrame, NodeFigures, Sample},
     observed::{Inventory, NodeFacts},
 };
 use quinn::{Connection, Endpoint, RecvStream, SendStream};
@@ -73,11 +73,11 @@ impl NodeView for Node {
         Box::pin(async { Pulse::default() })
     }
     fn sampler(&self) -> Box<dyn FnMut() -> Sample + Send> {
-        let mut at_unix_ms = 0;
+        let mut figures = NodeFigures::default();
         Box::new(move || {
-            at_unix_ms += 1_000;
+            figures.uptime_s += 1;
             Sample {
-                at_unix_ms,
+                node: figures.clone(),
                 ..Default::default()
             }
         })
@@ -254,7 +254,7 @@ async fn commands_events_and_figures_flow_after_welcome() {
     let mut decoder = MetricsDecoder::default();
     for number in 1..=3 {
         let frame: MetricsFrame = read(&mut figures).await;
-        assert_eq!(decoder.decode(frame).unwrap().at_unix_ms, number * 1_000);
+        assert_eq!(decoder.decode(frame).unwrap().node.uptime_s, number);
     }
 
     world.shutdown.cancel();

@@ -46,11 +46,12 @@ pub fn judge(ahead: &[(NodeId, i64)]) -> Clocks {
 
 /// As `3 days ahead of`, for people.
 pub fn words(ahead_ms: i64) -> String {
-    let minutes = ahead_ms.unsigned_abs() / 60_000;
-    let (count, unit) = match minutes {
-        0..120 => (minutes, "minute"),
-        120..2880 => (minutes / 60, "hour"),
-        _ => (minutes / 1440, "day"),
+    // To the nearest: what is measured is always some seconds off.
+    let nearest = |unit_ms: u64| (ahead_ms.unsigned_abs() + unit_ms / 2) / unit_ms;
+    let (count, unit) = match nearest(60_000) {
+        minutes @ 0..120 => (minutes, "minute"),
+        120..2880 => (nearest(3_600_000), "hour"),
+        _ => (nearest(86_400_000), "day"),
     };
     let direction = if ahead_ms > 0 { "ahead of" } else { "behind" };
     format!("{count} {unit}{} {direction}", if count == 1 { "" } else { "s" })
@@ -91,6 +92,7 @@ mod tests {
     #[test]
     fn it_is_said_in_words() {
         assert_eq!(words(200 * DAY), "200 days ahead of");
+        assert_eq!(words(200 * DAY - 1500), "200 days ahead of");
         assert_eq!(words(-DAY), "24 hours behind");
         assert_eq!(words(-11 * 60_000), "11 minutes behind");
     }

@@ -49,11 +49,11 @@ impl ClockWatch {
 
 /// As `3 days`, for people.
 pub(super) fn span(ms: i64) -> String {
-    let hours = ms.unsigned_abs() / 3_600_000;
-    let (count, unit) = if hours < 48 {
-        (hours, "hour")
-    } else {
-        (hours / 24, "day")
+    // To the nearest: what is compared is always some seconds off.
+    let nearest = |unit_ms: u64| (ms.unsigned_abs() + unit_ms / 2) / unit_ms;
+    let (count, unit) = match nearest(3_600_000) {
+        hours @ 0..48 => (hours, "hour"),
+        _ => (nearest(86_400_000), "day"),
     };
     format!("{count} {unit}{}", if count == 1 { "" } else { "s" })
 }
