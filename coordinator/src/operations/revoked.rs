@@ -2,8 +2,8 @@
 //!
 //! A node that is away is waited for: it comes back. One that was thrown out does not come back by itself, and an operation that waits for it would wait for ever.
 //! So it ends `stuck` at once, whatever it was doing, and names what frees it: to let the machine, or the one that replaces it, in again. It then has the same
-//! node and takes the record over, so that the app can be deleted, started or stopped there as before. Nothing is freed before: the container may still be
-//! there, with its VMID, its port and its address.
+//! node and takes the record over, so that the operation can be let go on, and the app be deleted, started or stopped there as before. Nothing is freed before:
+//! the container may still be there, with its VMID, its port and its address.
 //!
 //! A container that another node of the cluster has meanwhile is followed there, as from a node that is away.
 
@@ -11,8 +11,7 @@ use super::{
     drive::{Advance, At, Drive, Moment},
     record::Draft,
 };
-use crate::{domain::operation_state::StepState, events::Event};
-use proximity_protocol::fault::{Fault, FaultKind};
+use crate::events::Event;
 
 /// Whether the event says that a node is thrown out, or has left.
 pub(super) fn is_revocation(event: &Event) -> bool {
@@ -29,7 +28,10 @@ impl Drive<'_> {
             other => format!("ask for the {other} of {} again", app.hostname),
         };
         let advice = format!(
-            "Let {node} in again, or the machine that replaces it: make a join token for its host and run `proximity-agent join --take-over` there; then {then}."
+            "Let {node} in again, or the machine that replaces it: make a join token for its host and run `proximity-agent join --take-over` there; then \
+             `proximity-coordinator operations retry {id}` goes on with this, or {then}. If the machine is gone for good, `proximity-coordinator operations \
+             abandon {id}` ends it and says what it leaves.",
+            id = self.id
         );
         let why = format!(
             "{node} was revoked {}",
@@ -40,14 +42,11 @@ impl Drive<'_> {
             }
         );
         let row = &mut moment.steps[at.place];
-        row.state = if at.undo { StepState::Undoing } else { StepState::Failed };
-        row.retry_at = None;
+        // Nothing went wrong with the step itself: let go on, it goes on in its direction, and a command that may have been carried out is sent again under its
+        // own key.
         row.reason = Some(why.clone());
-        let fault = Fault::new(FaultKind::Cancelled, why.clone());
-        row.error = Some(serde_json::to_value(&fault)?);
         let row = row.clone();
         let mut draft = Draft::of(moment.operation);
-        draft.operation.error.get_or_insert(serde_json::to_value(&fault)?);
         draft.steps.push(row);
         self.stuck(&mut draft, why, advice);
         self.write(draft).await
