@@ -3,6 +3,7 @@
 //! - [`programs`]: builds the executables and finds them.
 //! - [`process`]: one child process: its log, its end, `kill -9`.
 //! - [`fleet`]: a coordinator and some nodes in a folder of their own; start, stop, kill, and start again, each on its own.
+//! - [`inside`]: the same within one process, by clocks that a test turns ([`turned_clock`]).
 //! - [`impostor`]: a coordinator that is not the product's and may say anything; [`authority`] is what it shows and gives.
 //! - [`puppet`]: an agent that is not the product's.
 //! - [`recording`]: frames of a real conversation, kept as text; [`relay`] stands between the two sides and writes them down.
@@ -16,10 +17,12 @@ pub mod api;
 pub mod authority;
 pub mod fleet;
 pub mod impostor;
+pub mod inside;
 pub mod process;
 pub mod programs;
 pub mod puppet;
 pub mod recording;
 pub mod relay;
+pub mod turned_clock;
 pub mod wire;
 pub mod world;

@@ -111,6 +111,16 @@ impl CoordinatorProcess {
         Ok(())
     }
 
+    /// A command of the coordinator's executable, on this fleet's files.
+    pub(super) fn command_line(programs: &Programs, folder: &Path) -> Command {
+        let mut command = Command::new(&programs.coordinator);
+        command
+            .arg("--config")
+            .arg(folder.join("coordinator.toml"))
+            .stdin(std::process::Stdio::null());
+        command
+    }
+
     /// Starts `serve` and waits for its ready line. The first start learns free ports; the addresses that join tokens carry need the port, so it is
     /// started once more with them.
     pub(super) async fn start(

@@ -298,6 +298,20 @@ impl Fleet {
         Ok(())
     }
 
+    /// Runs a command of the coordinator's executable, whether it serves or not, and answers its stdout.
+    pub fn coordinator_cli(&self, args: &[&str]) -> Result<String> {
+        let mut command = CoordinatorProcess::command_line(&self.programs, self.folder.path());
+        let output = command.args(args).output()?;
+        if !output.status.success() {
+            bail!(
+                "{args:?} ({}): {}",
+                output.status,
+                String::from_utf8_lossy(&output.stderr)
+            );
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
     /// The registry's file, read beside the coordinator.
     pub async fn registry(&self) -> Result<Registry> {
         Registry::open(&self.state().join("registry.db")).await

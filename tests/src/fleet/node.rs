@@ -93,7 +93,7 @@ impl CommandOnNode {
 
 impl SimNode {
     /// Lays the node out below `folder`, alone or in a cluster, with its stub server if it is hollow.
-    pub(super) fn create(
+    pub(crate) fn create(
         programs: &Programs,
         folder: &Path,
         ground: &Ground,
@@ -255,7 +255,7 @@ impl SimNode {
     }
 
     /// Stops agent and stubs.
-    pub(super) async fn stop(&mut self) -> Result<()> {
+    pub(crate) async fn stop(&mut self) -> Result<()> {
         if self.agent.is_some() {
             self.stop_agent().await?;
         }
