@@ -20,10 +20,10 @@ use proximity_protocol::{
 use std::{
     net::{Ipv4Addr, SocketAddr, UdpSocket},
     path::Path,
-    sync::Mutex,
+    sync::{Arc, Mutex},
 };
 use time::OffsetDateTime;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, task::JoinHandle};
 
 /// It, listening on loopback.
 pub struct Impostor {
@@ -33,8 +33,10 @@ pub struct Impostor {
     node: NodeId,
     epoch: u64,
     /// How far its clock is ahead; `None`: it is older than the question for it.
-    ahead: Option<time::Duration>,
+    ahead: Mutex<Option<time::Duration>>,
     csr_der: Mutex<Vec<u8>>,
+    /// Who comes for something else than what is waited for stays, and is told nothing.
+    patient: bool,
 }
 
 /// Hands over whoever has shaken hands: one whom the network cuts off in the middle keeps nobody waiting.
@@ -52,6 +54,21 @@ fn receive(endpoint: quinn::Endpoint) -> mpsc::UnboundedReceiver<quinn::Connecti
         }
     });
     arrived
+}
+
+/// One that lets everybody in and hangs up on nobody, for as long as the test runs.
+pub fn hospitable(mut impostor: Impostor) -> (Arc<Impostor>, JoinHandle<Result<()>>) {
+    impostor.patient = true;
+    let impostor = Arc::new(impostor);
+    let serving = tokio::spawn({
+        let impostor = Arc::clone(&impostor);
+        async move {
+            loop {
+                impostor.enrol().await?;
+            }
+        }
+    });
+    (impostor, serving)
 }
 
 /// A welcomed agent.
@@ -91,8 +108,9 @@ impl Impostor {
             authority,
             node,
             epoch: 7,
-            ahead: Some(time::Duration::ZERO),
+            ahead: Mutex::new(Some(time::Duration::ZERO)),
             csr_der: Mutex::default(),
+            patient: false,
         })
     }
 
@@ -104,22 +122,32 @@ impl Impostor {
     }
 
     /// By its clock, it is so much later than here, and its certificate is of that time.
-    pub fn with_clock(mut self, ahead: time::Duration) -> Result<Self> {
-        self.ahead = Some(ahead);
-        let dates = Dates::given_at(self.now());
-        self.endpoint.set_server_config(Some(self.authority.server(dates)?));
+    pub fn with_clock(self, ahead: time::Duration) -> Result<Self> {
+        self.set_clock(ahead)?;
         Ok(self)
     }
 
+    /// The same from now on.
+    pub fn set_clock(&self, ahead: time::Duration) -> Result<()> {
+        *self.ahead.lock().expect("nobody panics with it") = Some(ahead);
+        let dates = Dates::given_at(self.now());
+        self.endpoint.set_server_config(Some(self.authority.server(dates)?));
+        Ok(())
+    }
+
     /// It does not know the question what time it is, as coordinators of the first version do not, and its certificate has these dates.
-    pub fn of_before(mut self, dates: Dates) -> Result<Self> {
-        self.ahead = None;
+    pub fn of_before(self, dates: Dates) -> Result<Self> {
+        *self.ahead.lock().expect("nobody panics with it") = None;
         self.endpoint.set_server_config(Some(self.authority.server(dates)?));
         Ok(self)
     }
 
     fn now(&self) -> OffsetDateTime {
-        OffsetDateTime::now_utc() + self.ahead.unwrap_or_default()
+        OffsetDateTime::now_utc() + self.ahead().unwrap_or_default()
+    }
+
+    fn ahead(&self) -> Option<time::Duration> {
+        *self.ahead.lock().expect("nobody panics with it")
     }
 
     /// A token that leads here.
@@ -164,7 +192,11 @@ impl Impostor {
             if data.and_then(|d| d.protocol).as_deref() == Some(alpn) {
                 return Ok(connection);
             }
-            connection.close(0u32.into(), b"not now");
+            if self.patient {
+                tokio::spawn(async move { connection.closed().await });
+            } else {
+                connection.close(0u32.into(), b"not now");
+            }
         }
     }
 
@@ -178,7 +210,7 @@ impl Impostor {
             };
             let question = read_frame(&mut rx).await?.context("no question")?;
             if codec::decode(&question) == Ok(Enquiry::Clock) {
-                match self.ahead {
+                match self.ahead() {
                     Some(_) => {
                         let unix_ms = i64::try_from(self.now().unix_timestamp_nanos() / 1_000_000)?;
                         send(&mut tx, &EnquiryReply::Clock { unix_ms }).await?;

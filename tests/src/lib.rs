@@ -8,6 +8,7 @@
 //! - [`puppet`]: an agent that is not the product's.
 //! - [`recording`]: frames of a real conversation, kept as text; [`relay`] stands between the two sides and writes them down.
 //! - [`api`]: the HTTP API as a client sees it.
+//! - [`wrong_clock`]: a process whose clock is set wrong.
 //! - [`wire`]: two network namespaces and what passes between them.
 //! - [`world`]: what must hold whatever happened: one owner for each VMID, port and address, no container without app, nothing left.
 //!
@@ -26,3 +27,4 @@ pub mod relay;
 pub mod turned_clock;
 pub mod wire;
 pub mod world;
+pub mod wrong_clock;

@@ -14,14 +14,12 @@ mod replacing;
 use proximity_agent::cli::exit;
 use proximity_tests::{
     fleet::{LoneNode, SimNode},
-    impostor::Impostor,
+    impostor::{Impostor, hospitable},
 };
 use std::{
     path::PathBuf,
     process::{Command, Output, Stdio},
-    sync::Arc,
 };
-use tokio::task::JoinHandle;
 
 /// A join by a token file, not run yet.
 fn join(node: &SimNode, token: &str, more: &[&str]) -> Command {
@@ -61,20 +59,6 @@ fn failed(node: &SimNode, output: &Output, code: u8, words: &[&str]) {
 
 fn joined(node: &SimNode) -> bool {
     node.state().join("identity/identity.json").exists()
-}
-
-/// A coordinator that lets everybody in.
-fn hospitable(impostor: Impostor) -> (Arc<Impostor>, JoinHandle<anyhow::Result<()>>) {
-    let impostor = Arc::new(impostor);
-    let serving = tokio::spawn({
-        let impostor = Arc::clone(&impostor);
-        async move {
-            loop {
-                impostor.enrol().await?;
-            }
-        }
-    });
-    (impostor, serving)
 }
 
 /// Every failure in the tests of this file has another code.

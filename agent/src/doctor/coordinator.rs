@@ -3,6 +3,7 @@
 use super::Finding;
 use crate::identity::{
     Identity,
+    dial::DialError,
     probe::{Answer, probe_all},
 };
 use proximity_protocol::close;
@@ -41,8 +42,13 @@ pub(super) async fn check(identity: Option<&Identity>) -> Vec<Finding> {
         .iter()
         .map(|(address, answer)| match answer {
             Some(Ok(answer)) => of_answer(address, answer, now),
-            Some(Err(error)) => of_error(address, &error.to_string(), reached),
-            None => of_error(address, &format!("no answer within {} s", EACH.as_secs()), reached),
+            Some(Err(error)) => of_error(address, error, reached),
+            None => not_reached(
+                address,
+                &format!("no answer within {} s", EACH.as_secs()),
+                BY_UDP.to_owned(),
+                reached,
+            ),
         })
         .collect()
 }
@@ -90,6 +96,9 @@ fn of_answer(address: &str, answer: &Answer, now: OffsetDateTime) -> Finding {
     )
 }
 
+const BY_UDP: &str =
+    "is the coordinator running, and does every firewall on the way let UDP through to that port in both directions?";
+
 /// Whether a handshake failed for the dates of a certificate.
 fn is_about_time(error: &str) -> bool {
     let error = error.to_ascii_lowercase();
@@ -98,18 +107,30 @@ fn is_about_time(error: &str) -> bool {
         .any(|word| error.contains(word))
 }
 
-/// One address that answers is enough for the link: then another that does not is only worth a look.
-fn of_error(address: &str, error: &str, another_answers: bool) -> Finding {
-    let todo = if is_about_time(error) {
-        "a certificate's dates do not fit this machine's clock: compare `date -u` here and there"
-    } else if error.contains("resolve") {
-        "the name does not resolve: look at /etc/resolv.conf, or join with an address of numbers"
-    } else if error.contains("invalid peer certificate") {
-        "whoever answers is not the coordinator that this node joined; nothing was told to it: look at what listens at that address"
-    } else {
-        "is the coordinator running, and does every firewall on the way let UDP through to that port in both directions?"
+fn of_error(address: &str, error: &DialError, another_answers: bool) -> Finding {
+    let says = error.to_string();
+    let todo = match error {
+        DialError::Resolve { .. } => {
+            "the name does not resolve: look at /etc/resolv.conf and at `getent hosts`, or join with an address of numbers"
+                .to_owned()
+        }
+        DialError::Unseen { socket, sight } => sight.advice(socket),
+        _ if is_about_time(&says) => {
+            "a certificate's dates do not fit this machine's clock: see the check `clock`, and compare `date -u` here and there"
+                .to_owned()
+        }
+        _ if says.contains("invalid peer certificate") => {
+            "whoever answers is not the coordinator that this node joined; nothing was told to it: look at what listens at that address"
+                .to_owned()
+        }
+        _ => BY_UDP.to_owned(),
     };
-    let says = format!("{address} is not reached: {error}");
+    not_reached(address, &says, todo, another_answers)
+}
+
+/// One address that answers is enough for the link: then another that does not is only worth a look.
+fn not_reached(address: &str, why: &str, todo: String, another_answers: bool) -> Finding {
+    let says = format!("{address} is not reached: {why}");
     if another_answers {
         Finding::warn(CHECK, says, todo)
     } else {
@@ -121,7 +142,7 @@ fn of_error(address: &str, error: &str, another_answers: bool) -> Finding {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::doctor::Level;
+    use crate::{doctor::Level, identity::Sight};
 
     fn answer() -> Answer {
         let now = OffsetDateTime::UNIX_EPOCH;
@@ -156,10 +177,24 @@ mod tests {
 
     #[test]
     fn each_reason_has_its_own_advice() {
-        let todo = |error: &str| of_error("c:4433", error, false).todo.unwrap();
-        assert!(todo("invalid peer certificate: certificate not valid yet").contains("date -u"));
-        assert!(todo("cannot resolve \"c\": no").contains("resolv.conf"));
-        assert!(todo("invalid peer certificate: UnknownIssuer").contains("not the coordinator"));
-        assert!(todo("127.0.0.1:1 did not answer within 5 s").contains("UDP"));
+        let todo = |error: DialError| of_error("c:4433", &error, false).todo.unwrap();
+        let tls = |words: &str| DialError::Tls(words.into());
+        assert!(todo(tls("invalid peer certificate: certificate not valid yet")).contains("date -u"));
+        assert!(todo(tls("invalid peer certificate: UnknownIssuer")).contains("not the coordinator"));
+        let unresolved = DialError::Resolve {
+            address: "c".into(),
+            why: "no".into(),
+        };
+        assert!(todo(unresolved).contains("resolv.conf"));
+        let socket = "127.0.0.1:1".parse().unwrap();
+        let dropped = DialError::Unseen {
+            socket,
+            sight: Sight::OnlyTcp,
+        };
+        assert!(todo(dropped).contains("in both directions"));
+        let silent = DialError::NoAnswer { socket, after_s: 5 };
+        assert!(todo(silent).contains("UDP"));
+        let another = of_error("c:4433", &tls("no"), true);
+        assert_eq!(another.level, Level::Warn);
     }
 }

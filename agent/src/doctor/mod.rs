@@ -8,6 +8,7 @@ mod clock;
 mod cluster;
 mod coordinator;
 mod own;
+mod packet_filter;
 mod policy;
 mod published;
 mod storages;
@@ -84,9 +85,9 @@ pub(crate) async fn examine(config: &Config) -> Vec<Finding> {
         bounded("clock", clock::check(config, known)),
         bounded("tools", tools::check(&config.host)),
         bounded("cluster", async { cluster::check(config) }),
-        bounded("storages", storages::check(node)),
-        bounded("published", published::check(config, node)),
-        bounded("state", own::check(config, &identity)),
+        bounded("storage", storages::check(node)),
+        bounded("published_ports", published::check(config, node)),
+        bounded("state_folder", own::check(config, &identity)),
     );
     let mut findings = files;
     findings.extend(coordinator);

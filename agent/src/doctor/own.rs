@@ -18,6 +18,8 @@ use time::OffsetDateTime;
 const BOUND: Duration = Duration::from_secs(5);
 const FREE_LEAST_BYTES: u64 = 16 << 20;
 const FREE_GOOD_BYTES: u64 = 256 << 20;
+const INODES_LEAST: u64 = 64;
+const INODES_GOOD: u64 = 1024;
 
 pub(super) async fn check(config: &Config, identity: &Result<Option<Identity>, IdentityError>) -> Vec<Finding> {
     let state = &config.paths.state;
@@ -93,7 +95,10 @@ async fn space(state: &Path) -> Finding {
     // Before the first join the folder is not there: what holds it counts.
     let there = state.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
     match StorageUsage::default().now(there, BOUND).await {
-        Some(figures) => of_space(there, figures.total_bytes.saturating_sub(figures.used_bytes)),
+        Some(figures) => {
+            let free_bytes = figures.total_bytes.saturating_sub(figures.used_bytes);
+            of_space(there, free_bytes, figures.inodes_free)
+        }
         None => Finding::warn(
             CHECK,
             format!("{} does not say how full it is", there.display()),
@@ -102,14 +107,22 @@ async fn space(state: &Path) -> Finding {
     }
 }
 
-fn of_space(path: &Path, free_bytes: u64) -> Finding {
-    let says = format!("{} MiB are free at {}", free_bytes >> 20, path.display());
-    let todo = "make room: without it the agent cannot write its journal and refuses work";
-    match free_bytes {
-        ..FREE_LEAST_BYTES => Finding::fail("disk", says, todo),
-        FREE_LEAST_BYTES..FREE_GOOD_BYTES => Finding::warn("disk", says, todo),
-        _ => Finding::ok("disk", says),
+fn of_space(path: &Path, free_bytes: u64, inodes_free: Option<u64>) -> Finding {
+    let files = match inodes_free {
+        Some(count) => format!("room for {count} more files"),
+        None => "room for as many files as fit".to_owned(),
+    };
+    let says = format!("{} MiB are free at {}, and {files}", free_bytes >> 20, path.display());
+    let count = inodes_free.unwrap_or(u64::MAX);
+    if free_bytes < FREE_GOOD_BYTES || count < INODES_GOOD {
+        let todo = "make room (`df -h`, `df -i`): without it the agent cannot write its journal and refuses work";
+        return if free_bytes < FREE_LEAST_BYTES || count < INODES_LEAST {
+            Finding::fail("disk", says, todo)
+        } else {
+            Finding::warn("disk", says, todo)
+        };
     }
+    Finding::ok("disk", says)
 }
 
 fn certificate(not_after: OffsetDateTime, now: OffsetDateTime) -> Finding {
@@ -197,9 +210,17 @@ mod tests {
 
     #[test]
     fn space_and_certificate_are_judged() {
-        let level = |free| of_space(Path::new("/x"), free).level;
+        let level = |free, inodes| of_space(Path::new("/x"), free, inodes).level;
         assert_eq!(
-            (level(0), level(100 << 20), level(1 << 40)),
+            (level(0, None), level(100 << 20, None), level(1 << 40, None)),
+            (Level::Fail, Level::Warn, Level::Ok)
+        );
+        assert_eq!(
+            (
+                level(1 << 40, Some(3)),
+                level(1 << 40, Some(500)),
+                level(1 << 40, Some(9_999))
+            ),
             (Level::Fail, Level::Warn, Level::Ok)
         );
         let now = OffsetDateTime::UNIX_EPOCH;

@@ -1,9 +1,9 @@
-//! Published ports: whether the kernel's table is as wanted, and what else on the node flushes it or drops its packets.
+//! Published ports: whether packets are forwarded, and whether the kernel's table is as wanted.
 
-use super::Finding;
+use super::{Finding, packet_filter};
 use crate::{
     config::Config,
-    host::{NodeContext, files, short},
+    host::{NodeContext, short},
     publish,
 };
 use proximity_protocol::observed::PublishedObserved;
@@ -11,7 +11,6 @@ use serde_json::Value;
 use std::{path::Path, time::Duration};
 
 const CHECK: &str = "published_ports";
-const OTHERS: &str = "packet_filter";
 const FORWARD: &str = "ip_forward";
 const BOUND: Duration = Duration::from_secs(9);
 
@@ -37,8 +36,9 @@ pub(super) async fn check(config: &Config, node: Option<&NodeContext>) -> Vec<Fi
     let mut findings = vec![forwarding(forward.as_deref(), wanted.len())];
     match ruleset(&config.host.nft).await {
         Ok(ruleset) => {
+            findings.push(version(&ruleset));
             findings.push(table(&ruleset, &wanted));
-            findings.extend(dropping(&ruleset));
+            findings.extend(packet_filter::check(node, &ruleset));
         }
         Err(why) => findings.push(Finding::fail(
             CHECK,
@@ -46,15 +46,27 @@ pub(super) async fn check(config: &Config, node: Option<&NodeContext>) -> Vec<Fi
             "run this as root; is the package nftables installed? `nft list ruleset`",
         )),
     }
-    findings.extend(flushing(node));
-    findings.extend(proxmox_firewall(node));
-    if !findings.iter().any(|finding| finding.check == OTHERS) {
-        findings.push(Finding::ok(
-            OTHERS,
-            "nothing else flushes the ruleset or drops what is forwarded",
-        ));
-    }
     findings
+}
+
+/// The listing says which nft made it.
+fn version(ruleset: &Value) -> Finding {
+    const NFT: &str = "nft_version";
+    let told = objects(ruleset, "metainfo").find_map(|info| info["version"].as_str());
+    let numbers = told.map(|text| {
+        text.split('.')
+            .map_while(|part| part.parse::<u32>().ok())
+            .collect::<Vec<_>>()
+    });
+    match (told, numbers.as_deref()) {
+        (Some(told), Some([0, minor, patch, ..])) if (*minor, *patch) < (9, 3) => Finding::warn(
+            NFT,
+            format!("nftables {told} is older than what this agent was made for (0.9.3)"),
+            "update the package nftables",
+        ),
+        (Some(told), Some([_, _, ..])) => Finding::ok(NFT, format!("nftables {told}")),
+        _ => Finding::warn(NFT, "nft does not say which version it is", "look at `nft --version`"),
+    }
 }
 
 async fn ruleset(nft: &Path) -> Result<Value, String> {
@@ -81,12 +93,12 @@ fn forwarding(text: Option<&str>, wanted: usize) -> Finding {
     }
 }
 
-fn objects<'a>(ruleset: &'a Value, kind: &'static str) -> impl Iterator<Item = &'a Value> {
+pub(super) fn objects<'a>(ruleset: &'a Value, kind: &'static str) -> impl Iterator<Item = &'a Value> {
     let items = ruleset["nftables"].as_array().map(Vec::as_slice).unwrap_or_default();
     items.iter().filter_map(move |item| item.get(kind))
 }
 
-fn is_ours(object: &Value) -> bool {
+pub(super) fn is_ours(object: &Value) -> bool {
     object["family"] == "inet" && object["table"] == "proximity"
 }
 
@@ -124,78 +136,11 @@ fn table(ruleset: &Value, wanted: &[PublishedObserved]) -> Finding {
     )
 }
 
-/// Chains of other tables that drop what they do not name, on the way that a published port's packets take.
-fn dropping(ruleset: &Value) -> Vec<Finding> {
-    objects(ruleset, "chain")
-        .filter(|chain| !is_ours(chain) && chain["hook"] == "forward" && chain["policy"] == "drop")
-        .filter(|chain| matches!(chain["family"].as_str(), Some("ip" | "inet")))
-        .map(|chain| {
-            let word = |key: &str| chain[key].as_str().unwrap_or("?").to_owned();
-            let chain = format!("{} {} {}", word("family"), word("table"), word("name"));
-            Finding::warn(
-                OTHERS,
-                format!("the chain {chain} drops every forwarded packet that it does not name"),
-                format!("let what was translated through there: nft add rule {chain} ct status dnat accept"),
-            )
-        })
-        .collect()
-}
-
-/// A reload of nftables.service empties the whole ruleset first, as Debian ships its file.
-fn flushing(node: &NodeContext) -> Option<Finding> {
-    let enabled = node.machine_path("/etc/systemd/system/sysinit.target.wants/nftables.service");
-    std::fs::symlink_metadata(enabled).ok()?;
-    let path = node.machine_path("/etc/nftables.conf");
-    let text = std::fs::read_to_string(&path).ok()?;
-    let flushes = text.lines().any(|line| line.trim().starts_with("flush ruleset"));
-    flushes.then(|| {
-        Finding::warn(
-            OTHERS,
-            format!(
-                "nftables.service is enabled and {} begins with `flush ruleset`",
-                path.display()
-            ),
-            "each reload of it interrupts published ports for up to 10 s: flush only that file's own tables there",
-        )
-    })
-}
-
-/// `[OPTIONS]` with `enable: 1`.
-fn is_enabled(text: &str) -> bool {
-    let mut options = false;
-    text.lines().map(str::trim).fold(false, |enabled, line| {
-        if line.starts_with('[') {
-            options = line.eq_ignore_ascii_case("[options]");
-        }
-        match line.split_once(':') {
-            Some((key, value)) if options && key.trim() == "enable" => !matches!(value.trim(), "0" | ""),
-            _ => enabled,
-        }
-    })
-}
-
-fn proxmox_firewall(node: &NodeContext) -> Option<Finding> {
-    let path = node.etc_pve("firewall/cluster.fw");
-    match files::read_if_there(&path) {
-        Ok(Some(text)) if is_enabled(&text) => Some(Finding::warn(
-            OTHERS,
-            "the Proxmox firewall is enabled for the datacenter: it may drop what published ports lead to",
-            "allow the app's port for its container (Firewall, Add, in), or leave `firewall` off at its network device",
-        )),
-        Ok(_) => None,
-        Err(error) => Some(Finding::warn(
-            OTHERS,
-            format!("{} cannot be read: {error}", path.display()),
-            "run this as root",
-        )),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::{doctor::Level, facts::testing};
+    use crate::doctor::Level;
     use proximity_protocol::ids::{Generation, Owner, Vmid};
     use serde_json::json;
 
@@ -236,10 +181,22 @@ mod tests {
     }
 
     #[test]
-    fn what_drops_is_named() {
-        let chain = |policy: &str, family: &str| json!({"nftables": [{"chain": {"family": family, "table": "filter", "name": "FORWARD", "hook": "forward", "policy": policy}}]});
-        assert!(dropping(&chain("drop", "ip"))[0].says.contains("ip filter FORWARD"));
-        assert!(dropping(&chain("accept", "ip")).is_empty() && dropping(&chain("drop", "ip6")).is_empty());
+    fn the_version_is_judged() {
+        let level = |version: &str| version_of(json!({"metainfo": {"version": version}}));
+        fn version_of(info: Value) -> Level {
+            version(&json!({"nftables": [info]})).level
+        }
+        assert_eq!(
+            [
+                level("1.0.6"),
+                level("1.1"),
+                level("0.9.3"),
+                level("0.9.0"),
+                level("x"),
+                version_of(json!({}))
+            ],
+            [Level::Ok, Level::Ok, Level::Ok, Level::Warn, Level::Warn, Level::Warn]
+        );
     }
 
     #[test]
@@ -247,27 +204,5 @@ mod tests {
         let level = |text, wanted| forwarding(text, wanted).level;
         assert_eq!((level(Some("1\n"), 1), level(Some("0\n"), 0)), (Level::Ok, Level::Ok));
         assert_eq!((level(Some("0\n"), 2), level(None, 0)), (Level::Fail, Level::Warn));
-    }
-
-    #[test]
-    fn firewall_and_flushing_service_are_found() {
-        let dir = tempfile::tempdir().unwrap();
-        let node = testing::node(dir.path());
-        assert_eq!((flushing(&node), proxmox_firewall(&node)), (None, None));
-        testing::put(
-            dir.path(),
-            "etc/pve/firewall/cluster.fw",
-            "[OPTIONS]\n\nenable: 1\n\n[RULES]\n",
-        );
-        assert_eq!(proxmox_firewall(&node).unwrap().level, Level::Warn);
-        assert!(!is_enabled("[OPTIONS]\nenable: 0\n") && !is_enabled("[group x]\nenable: 1\n"));
-        testing::put(dir.path(), "etc/nftables.conf", "#!/usr/sbin/nft -f\n\nflush ruleset\n");
-        assert_eq!(flushing(&node), None, "not enabled");
-        testing::put(
-            dir.path(),
-            "etc/systemd/system/sysinit.target.wants/nftables.service",
-            "",
-        );
-        assert_eq!(flushing(&node).unwrap().level, Level::Warn);
     }
 }

@@ -89,13 +89,15 @@ fn of_storage(storage: &Storage, free: Option<(u64, u64)>) -> Finding {
 fn abilities(kind: &str) -> &'static str {
     match kind {
         "dir" | "nfs" | "cifs" | "cephfs" | "glusterfs" => {
-            "no snapshots: backups suspend or stop the container, no clone of a running one"
+            "no snapshots: backups suspend or stop the container, no clone of a running one, no rollback"
         }
         "lvmthin" | "rbd" => "snapshots and clones of running containers, rollback to any snapshot",
         "zfspool" => "snapshots and clones of running containers, rollback to the newest snapshot only",
-        "btrfs" => "snapshots of volumes, but backups suspend or stop the container; rollback to any snapshot",
+        "btrfs" => {
+            "snapshots of volumes, but backups suspend or stop the container; no clone of a running one, rollback to any snapshot"
+        }
         "pbs" => "backups only",
-        "lvm" => "no snapshots: backups suspend or stop the container",
+        "lvm" => "no snapshots: backups suspend or stop the container, no clone of a running one, no rollback",
         _ => "what it can do is not known",
     }
 }

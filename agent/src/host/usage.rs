@@ -15,6 +15,8 @@ use tokio::sync::oneshot;
 pub(crate) struct FileSystem {
     pub(crate) total_bytes: u64,
     pub(crate) used_bytes: u64,
+    /// How many more files it takes; `None` where the file system does not count them (btrfs).
+    pub(crate) inodes_free: Option<u64>,
     /// Tells whether two paths lie on the same.
     pub(crate) id: u64,
 }
@@ -37,6 +39,7 @@ fn ask(path: &Path) -> Option<FileSystem> {
     Some(FileSystem {
         total_bytes: figures.blocks() * block,
         used_bytes: figures.blocks().saturating_sub(figures.blocks_free()) * block,
+        inodes_free: (figures.files() > 0).then(|| figures.files_available()),
         id: figures.filesystem_id(),
     })
 }

@@ -46,7 +46,7 @@ pub(super) async fn ask(token: &JoinToken, request: &EnrollRequest) -> Result<Gr
 
 /// Looks whether the coordinator of the token answers at one of its addresses, and whether its clock and ours agree.
 pub(super) async fn reach(token: &JoinToken) -> Result<(), JoinError> {
-    let verifier = Arc::new(PinVerifier::of_any_date(token.ca_pin, provider()));
+    let verifier = Arc::new(PinVerifier::of_any_date(vec![token.ca_pin], provider()));
     let config = config(verifier.clone(), provider())?;
     let mut failures = Failures::default();
     for address in &token.addresses {
@@ -134,7 +134,10 @@ fn not_connected(address: &str, error: DialError, verifier: &PinVerifier) -> Joi
     }
 }
 
-fn config(verifier: Arc<PinVerifier>, provider: Arc<CryptoProvider>) -> Result<quinn::ClientConfig, JoinError> {
+pub(super) fn config(
+    verifier: Arc<PinVerifier>,
+    provider: Arc<CryptoProvider>,
+) -> Result<quinn::ClientConfig, JoinError> {
     let mut tls = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(|error| JoinError::Key(error.to_string()))?

@@ -76,7 +76,7 @@ pub enum JoinError {
         why: String,
     },
     /// Nobody answers, and something can be seen of why.
-    #[error("the coordinator does not answer at {socket}: {sight}. {}", advice(.socket, .sight))]
+    #[error("the coordinator does not answer at {socket}: {sight}. {}", .sight.advice(.socket))]
     Unseen {
         /// Where.
         socket: SocketAddr,
@@ -137,32 +137,6 @@ pub enum JoinError {
     /// The key could not be made.
     #[error("cannot make a key: {0}")]
     Key(String),
-}
-
-/// What to do about what was seen.
-fn advice(socket: &SocketAddr, sight: &Sight) -> String {
-    let (address, port) = (socket.ip(), socket.port());
-    match sight {
-        Sight::NoRoute(_) => {
-            format!("Look at `ip route get {address}`, and at the bridge and the default gateway of this machine")
-        }
-        Sight::ForbiddenHere => format!(
-            "Let UDP out to {address} port {port}: `nft list ruleset` shows the chains (hook output) that drop it"
-        ),
-        Sight::TooNarrow | Sight::OnlyScout => format!(
-            "Packets of 1200 bytes have to pass in both directions: look for a tunnel or a wrong MTU on the way (`ping -M do -s 1172 {address}`)"
-        ),
-        Sight::Refused => format!(
-            "Is the coordinator running there (`systemctl status proximity-coordinator`), is {port} its port (`quic_listen`), and does a firewall there reject it?"
-        ),
-        Sight::NoHost(_) | Sight::Silent => format!(
-            "Is that machine on, and is the address right? `ping {address}`; a firewall that drops everything looks the same from here"
-        ),
-        Sight::Stranger => format!("See what listens on UDP port {port} of {address}"),
-        Sight::OnlyTcp => format!(
-            "A firewall on the way, or on that machine, drops UDP: let UDP port {port} through in both directions; if it does, see whether the coordinator runs there"
-        ),
-    }
 }
 
 impl JoinError {

@@ -30,7 +30,7 @@ mod scout;
 mod suspect;
 #[cfg(test)]
 mod tests;
-mod their_clock;
+pub(crate) mod their_clock;
 mod verifier;
 
 pub use error::{IdentityError, JoinError};

@@ -55,6 +55,34 @@ impl Sight {
     }
 }
 
+impl Sight {
+    /// What to do about it.
+    pub fn advice(&self, socket: &SocketAddr) -> String {
+        let (address, port) = (socket.ip(), socket.port());
+        match self {
+            Self::NoRoute(_) => {
+                format!("Look at `ip route get {address}`, and at the bridge and the default gateway of this machine")
+            }
+            Self::ForbiddenHere => format!(
+                "Let UDP out to {address} port {port}: `nft list ruleset` shows the chains (hook output) that drop it"
+            ),
+            Self::TooNarrow | Self::OnlyScout => format!(
+                "Packets of 1200 bytes have to pass in both directions: look for a tunnel or a wrong MTU on the way (`ping -M do -s 1172 {address}`)"
+            ),
+            Self::Refused => format!(
+                "Is the coordinator running there (`systemctl status proximity-coordinator`), is {port} its port (`quic_listen`), and does a firewall there reject it?"
+            ),
+            Self::NoHost(_) | Self::Silent => format!(
+                "Is that machine on, and is the address right? `ping {address}`; a firewall that drops everything looks the same from here"
+            ),
+            Self::Stranger => format!("See what listens on UDP port {port} of {address}"),
+            Self::OnlyTcp => format!(
+                "A firewall on the way, or on that machine, drops UDP: let UDP port {port} through in both directions; if it does, see whether the coordinator runs there"
+            ),
+        }
+    }
+}
+
 impl fmt::Display for Sight {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -35,7 +35,7 @@ pub(crate) enum Rejection {
 /// A verifier for one token. It remembers why it turned a peer away, since TLS tells only that it did.
 #[derive(Debug)]
 pub(crate) struct PinVerifier {
-    pin: [u8; 32],
+    pins: Vec<[u8; 32]>,
     provider: Arc<CryptoProvider>,
     any_date: bool,
     seen: Mutex<Seen>,
@@ -50,18 +50,20 @@ struct Seen {
 impl PinVerifier {
     pub(crate) fn new(pin: [u8; 32], provider: Arc<CryptoProvider>) -> Self {
         Self {
-            pin,
+            pins: vec![pin],
             provider,
             any_date: false,
             seen: Mutex::default(),
         }
     }
 
-    /// One that does not judge the dates: nothing secret may be said on such a connection.
-    pub(crate) fn of_any_date(pin: [u8; 32], provider: Arc<CryptoProvider>) -> Self {
+    /// One that takes any of several pins, and does not judge the dates: nothing secret may be said on such a connection.
+    pub(crate) fn of_any_date(pins: Vec<[u8; 32]>, provider: Arc<CryptoProvider>) -> Self {
         Self {
+            pins,
+            provider,
             any_date: true,
-            ..Self::new(pin, provider)
+            seen: Mutex::default(),
         }
     }
 
@@ -85,7 +87,7 @@ impl PinVerifier {
     }
 
     fn is_pinned_ca(&self, certificate: &CertificateDer<'_>) -> bool {
-        public_key_fingerprint(certificate) == Some(self.pin)
+        public_key_fingerprint(certificate).is_some_and(|print| self.pins.contains(&print))
             && X509Certificate::from_der(certificate).is_ok_and(|(_, certificate)| certificate.is_ca())
     }
 }
@@ -248,7 +250,7 @@ mod tests {
         let (ours, theirs) = (ca(), ca());
         let our_ca = ours.der().clone();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let verifier = PinVerifier::of_any_date(public_key_fingerprint(&our_ca).unwrap(), provider);
+        let verifier = PinVerifier::of_any_date(vec![public_key_fingerprint(&our_ca).unwrap()], provider);
         let verify = |leaf: &CertificateDer<'_>, name: &str| {
             let name = ServerName::try_from(name.to_owned()).unwrap();
             verifier.verify_server_cert(leaf, std::slice::from_ref(&our_ca), &name, &[], UnixTime::now())

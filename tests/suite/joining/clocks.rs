@@ -2,7 +2,7 @@
 
 use super::{failed, hospitable, join, run, said};
 use proximity_agent::cli::exit;
-use proximity_tests::{authority::Dates, fleet::LoneNode, impostor::Impostor};
+use proximity_tests::{authority::Dates, fleet::LoneNode, impostor::Impostor, wrong_clock::WrongClock};
 use time::{Duration, OffsetDateTime};
 
 fn words(at: OffsetDateTime) -> String {
@@ -61,8 +61,7 @@ async fn of_an_older_coordinator_the_certificate_tells() {
 /// The agent's own clock, set by libfaketime, against a coordinator of the product.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_machines_own_clock_is_set_wrong() {
-    let Some(library) = libfaketime() else {
-        println!("skipped: a clock that is set wrong: libfaketime is not installed (apt-get install faketime)");
+    let Some(wrong) = WrongClock::new("a clock that is set wrong") else {
         return;
     };
     use proximity_tests::fleet::{Fleet, FleetSpec};
@@ -75,20 +74,10 @@ async fn the_machines_own_clock_is_set_wrong() {
         ("+100d", "ahead by 100 days"),
     ] {
         let mut command = join(&lone.node, &token, &[]);
-        command
-            .env("LD_PRELOAD", &library)
-            .env("FAKETIME", offset)
-            .env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+        wrong.set(&mut command, offset);
         failed(&lone.node, &run(command), exit::CLOCKS_DIFFER, &[which, "timedatectl"]);
     }
     let output = run(join(&lone.node, &token, &[]));
     assert!(output.status.success(), "the token is good still: {}", said(&output));
     fleet.stop().await.unwrap();
-}
-
-fn libfaketime() -> Option<std::path::PathBuf> {
-    let folders = std::fs::read_dir("/usr/lib").ok()?;
-    folders
-        .filter_map(|entry| Some(entry.ok()?.path().join("faketime/libfaketime.so.1")))
-        .find(|path| path.exists())
 }
