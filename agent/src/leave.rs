@@ -45,6 +45,11 @@ pub(crate) enum LeaveError {
         /// Why.
         source: io::Error,
     },
+    /// The tool for the table of published ports is not there.
+    #[error(
+        "the table of published ports cannot be removed, because {0} is not there: install the package nftables, or leave with --keep-ports"
+    )]
+    NoNft(PathBuf),
     /// The table of published ports.
     #[error("the table of published ports cannot be removed: {0}")]
     Table(String),
@@ -82,10 +87,14 @@ pub(crate) fn holdings(node: &NodeContext) -> Result<Holdings, LeaveError> {
     })
 }
 
-/// Removes what the agent keeps. Published ports stay in force, and in their file for an agent that joins again, unless `unpublish`.
-pub(crate) async fn leave(node: &NodeContext, unpublish: bool) -> Result<(), LeaveError> {
-    if unpublish {
-        remove_table(&node.host().nft).await?;
+/// Removes what the agent keeps: published ports too, unless they are to stay in force, and in their file for an agent that joins again.
+pub(crate) async fn leave(node: &NodeContext, ports: &[u16], keep_ports: bool) -> Result<(), LeaveError> {
+    if !keep_ports {
+        match remove_table(&node.host().nft).await {
+            // Without the tool and without a port there is no table of ours.
+            Err(LeaveError::NoNft(_)) if ports.is_empty() => {}
+            removed => removed?,
+        }
         remove(&node.state("published.json"))?;
     }
     for name in GOES {
@@ -121,7 +130,10 @@ async fn remove_table(nft: &Path) -> Result<(), LeaveError> {
     let words = ["-f", "-"].map(Into::into);
     let end = short::run(nft, &words, Some(commands), BOUND)
         .await
-        .map_err(|error| LeaveError::Table(error.to_string()))?;
+        .map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => LeaveError::NoNft(nft.into()),
+            _ => LeaveError::Table(error.to_string()),
+        })?;
     if end.success {
         Ok(())
     } else {
@@ -176,7 +188,7 @@ mod tests {
         ] {
             testing::put(&node.config().paths.state, name, "{}");
         }
-        leave(&node, false).await.unwrap();
+        leave(&node, &[8000], true).await.unwrap();
         let left = |node: &NodeContext| {
             let entries = fs::read_dir(&node.config().paths.state).unwrap();
             entries.map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>()
@@ -192,7 +204,13 @@ mod tests {
         );
         let nft = dir.path().join("usr/bin/nft");
         fs::set_permissions(&nft, fs::Permissions::from_mode(0o755)).unwrap();
-        assert!(matches!(leave(&node, true).await, Err(LeaveError::Table(_))));
+        assert!(matches!(leave(&node, &[8000], false).await, Err(LeaveError::Table(_))));
         assert_eq!(left(&node), ["published.json"]);
+        // Without nft the table stays, and so does what speaks of it; where nothing was published there is no table.
+        fs::remove_file(&nft).unwrap();
+        assert!(matches!(leave(&node, &[8000], false).await, Err(LeaveError::NoNft(_))));
+        assert_eq!(left(&node), ["published.json"]);
+        leave(&node, &[], false).await.unwrap();
+        assert!(left(&node).is_empty());
     }
 }

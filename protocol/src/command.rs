@@ -123,6 +123,23 @@ pub struct Confirm {
 }
 
 impl Verb {
+    /// The word of each verb, as [`Verb::name`] gives it.
+    pub const NAMES: [&str; 13] = [
+        "inventory",
+        "confirm",
+        "ensure_template",
+        "ensure_created",
+        "ensure_started",
+        "ensure_stopped",
+        "await_network",
+        "install_recipe",
+        "await_healthy",
+        "ensure_published",
+        "ensure_unpublished",
+        "ensure_destroyed",
+        "records",
+    ];
+
     /// One word for logs, policy file and metrics.
     pub fn name(&self) -> &'static str {
         match self {

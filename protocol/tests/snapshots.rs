@@ -7,7 +7,14 @@
 mod samples;
 
 use data_encoding::HEXLOWER;
-use std::{collections::BTreeMap, fmt::Write};
+use proximity_protocol::{
+    codec,
+    command::{Command, Verb},
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write,
+};
 
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/snapshots.txt");
 
@@ -99,4 +106,15 @@ fn no_variant_is_without_a_sample() {
         let error = (sample.again)(&frame).unwrap_err().to_string();
         assert!(error.contains(&format!("0 <= i < {variants}")), "{prefix}: {error}");
     }
+}
+
+#[test]
+fn every_verb_has_its_word_in_the_list() {
+    let commands = samples::all()
+        .into_iter()
+        .filter(|sample| sample.name.starts_with("command."));
+    let said: BTreeSet<&str> = commands
+        .map(|sample| codec::decode::<Command>(&sample.frame).unwrap().verb.name())
+        .collect();
+    assert_eq!(said, Verb::NAMES.into_iter().collect());
 }

@@ -2,7 +2,8 @@
 
 use super::exit::{
     ALREADY_JOINED, BAD_CERTIFICATE, BAD_GRANT, CLOCKS_DIFFER, CONFIG, FAILED, IDENTITY_DAMAGED, IN_USE, JOURNAL,
-    NO_NAME, NO_PROXMOX, NODE, NOT_JOINED, STATE, TOKEN_UNREADABLE, UNREACHABLE, WRONG_PIN, refusal_code, sight_code,
+    NO_NAME, NO_PROXMOX, NODE, NOT_JOINED, NOT_ROOT, STATE, TOKEN_UNREADABLE, UNREACHABLE, WRONG_PIN, refusal_code,
+    sight_code,
 };
 use crate::{
     assemble::RunError,
@@ -50,6 +51,7 @@ impl From<TokenError> for Failure {
 
 fn identity_code(error: &IdentityError) -> u8 {
     match error {
+        error if error.is_permission() => NOT_ROOT,
         IdentityError::Io { .. } | IdentityError::Newer { .. } => STATE,
         IdentityError::Damaged { .. } => IDENTITY_DAMAGED,
         IdentityError::InUse(_) => IN_USE,
@@ -58,7 +60,7 @@ fn identity_code(error: &IdentityError) -> u8 {
 
 fn host_code(error: &HostError) -> u8 {
     match error {
-        HostError::Io { source, .. } if source.kind() == ErrorKind::PermissionDenied => STATE,
+        HostError::Io { source, .. } if source.kind() == ErrorKind::PermissionDenied => NOT_ROOT,
         HostError::NoProxmox { .. } => NO_PROXMOX,
         _ => NODE,
     }
@@ -67,7 +69,11 @@ fn host_code(error: &HostError) -> u8 {
 impl From<HostError> for Failure {
     fn from(error: HostError) -> Self {
         let code = host_code(&error);
-        let hint = if code == STATE { " (the agent needs root)" } else { "" };
+        let hint = if code == NOT_ROOT {
+            " (the agent needs root: repeat it as root)"
+        } else {
+            ""
+        };
         Self::new(code, format!("{error}{hint}"))
     }
 }

@@ -1,30 +1,39 @@
 //! `proximity-agent leave`.
 
 use super::{
-    exit::{FAILED, HAS_APPS, NODE, STATE, TOOLS_RUNNING, USAGE},
+    ask,
+    exit::{FAILED, HAS_APPS, NODE, NOT_TOLD, STATE, TOOLS_RUNNING, USAGE},
     failure::Failure,
+    join::{fit, make_way, service_of, turn},
 };
 use crate::{
     assemble::RunError,
     config::Config,
-    host::NodeContext,
-    identity::{self, Identity, IdentityError},
+    host::{NodeContext, service},
+    identity::{
+        Identity,
+        dial::DialError,
+        goodbye::{self, GoodbyeError},
+    },
     leave::{self, Holdings, LeaveError},
 };
 use clap::Args;
-use std::io::{self, IsTerminal, Write};
+use std::path::Path;
 
 #[derive(Debug, Args)]
 pub(super) struct Leave {
     /// Do not ask
     #[arg(long)]
     yes: bool,
-    /// Leave although apps are on this node: they stay as they are, and nobody looks after them or their published ports
+    /// Leave although apps are on this node: their containers stay as they are, and nobody looks after them
     #[arg(long)]
     keep_apps: bool,
-    /// Remove the nftables table `inet proximity` too: published ports lead nowhere from then on
+    /// Leave published ports in force: until something flushes the ruleset, or the machine reboots
     #[arg(long)]
-    unpublish: bool,
+    keep_ports: bool,
+    /// Do not tell the coordinator, because it is gone or cannot be reached: an admin revokes the node there
+    #[arg(long)]
+    offline: bool,
 }
 
 impl From<LeaveError> for Failure {
@@ -33,37 +42,55 @@ impl From<LeaveError> for Failure {
             LeaveError::Host(error) => return error.into(),
             LeaveError::Unknown(_) => NODE,
             LeaveError::Io { .. } => STATE,
-            LeaveError::Table(_) => FAILED,
+            LeaveError::Table(_) | LeaveError::NoNft(_) => FAILED,
         };
         Self::new(code, error.to_string())
     }
 }
 
 impl Leave {
-    pub(super) async fn execute(self, config: &Config) -> Result<(), Failure> {
+    pub(super) async fn execute(self, config: &Config, config_path: Option<&Path>) -> Result<(), Failure> {
+        fit::root(config, "leaving")?;
         let state = &config.paths.state;
         let identity = Identity::load(state)?.ok_or(RunError::NotJoined)?;
-        let _alone = identity::lock_state_dir(state).map_err(|error| match error {
-            IdentityError::InUse(_) => {
-                let todo = "stop it first: systemctl disable --now proximity-agent";
-                Failure::new(super::exit::IN_USE, format!("{error}; {todo}"))
-            }
-            other => other.into(),
-        })?;
+        let held = turn(state, service_of(config_path).await)?;
         let node = NodeContext::open_to_look(config)?;
         let holdings = leave::holdings(&node)?;
         self.check(&holdings)?;
         self.say(&holdings, &identity, config);
-        if !self.yes && !asked()? {
-            return Err(Failure::new(FAILED, "nothing was changed"));
+        if !self.yes {
+            match ask("Leave?")? {
+                Some(true) => {}
+                Some(false) => return Err(Failure::new(FAILED, "nothing was changed")),
+                None => return Err(Failure::new(USAGE, "nobody is there to be asked: repeat it with --yes")),
+            }
         }
-        leave::leave(&node, self.unpublish).await?;
+        let stopped = held.is_none();
+        let held = match held {
+            Some(held) => held,
+            None => make_way(state).await?,
+        };
+        if !self.offline {
+            match goodbye::say(state).await {
+                Ok(left) => told(left),
+                Err(error) => {
+                    drop(held);
+                    if stopped && let Err(why) = service::start().await {
+                        tracing::error!(why, "the agent that was stopped for this could not be started again");
+                    }
+                    return Err(not_told(&error));
+                }
+            }
+        }
+        leave::leave(&node, &holdings.ports, self.keep_ports).await?;
+        drop(held);
         println!("left: node {} has no identity any more", identity.node);
-        // No message says goodbye: the coordinator would have to believe that the operator, and not a thief of the key, sent it.
-        eprintln!(
-            "The coordinator still counts this node. An admin revokes it there:\n  curl -X POST -H \"Authorization: Bearer $TOKEN\" http://<coordinator>/api/proxmox/nodes/{}/revoke",
-            identity.node
-        );
+        if self.offline {
+            eprintln!(
+                "The coordinator still counts this node. An admin revokes it there:\n  curl -X POST -H \"Authorization: Bearer $TOKEN\" http://<coordinator>/api/proxmox/nodes/{}/revoke",
+                identity.node
+            );
+        }
         Ok(())
     }
 
@@ -88,8 +115,8 @@ impl Leave {
         Err(Failure::new(
             HAS_APPS,
             format!(
-                "apps are on this node: {}. Delete them at the coordinator first, or leave with --keep-apps: then they stay as they are, \
-                 and nobody looks after them or their published ports any more",
+                "apps are on this node: {}. Delete them at the coordinator first, or leave with --keep-apps: then their containers stay as they are, \
+                 and nobody looks after them any more",
                 apps.join(", ")
             ),
         ))
@@ -103,16 +130,12 @@ impl Leave {
             identity.node
         );
         eprintln!("  goes   identity, journal and results of tools below {state}");
-        if self.unpublish {
-            eprintln!(
-                "  goes   the nftables table `inet proximity` with {} published ports",
-                holdings.ports.len()
-            );
-        } else if !holdings.ports.is_empty() {
-            eprintln!(
-                "  stays  {} published ports, until something flushes the ruleset or the machine reboots (--unpublish removes them now)",
-                holdings.ports.len()
-            );
+        match (holdings.ports.len(), self.keep_ports) {
+            (0, _) => {}
+            (count, true) => eprintln!(
+                "  stays  {count} published ports, until something flushes the ruleset or the machine reboots"
+            ),
+            (count, false) => eprintln!("  goes   the nftables table `inet proximity` with {count} published ports"),
         }
         if !holdings.containers.is_empty() {
             eprintln!(
@@ -127,16 +150,26 @@ impl Leave {
     }
 }
 
-fn asked() -> Result<bool, Failure> {
-    let stdin = io::stdin();
-    if !stdin.is_terminal() {
-        return Err(Failure::new(USAGE, "nobody is there to be asked: repeat it with --yes"));
+fn told(left: goodbye::Left) {
+    eprintln!("The coordinator knows: node {} is revoked there.", left.node);
+    if left.apps > 0 {
+        eprintln!(
+            "It counts {} app(s) on this node still: delete them there, or join again with --take-over.",
+            left.apps
+        );
     }
-    eprint!("Leave? [y/N] ");
-    let mut line = String::new();
-    io::stderr()
-        .flush()
-        .and_then(|()| stdin.read_line(&mut line))
-        .map_err(|error| Failure::new(FAILED, format!("cannot read the answer: {error}")))?;
-    Ok(matches!(line.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
+}
+
+fn not_told(error: &GoodbyeError) -> Failure {
+    let advice = match error {
+        GoodbyeError::Dial(DialError::Unseen { socket, sight }) => format!("{}. ", sight.advice(socket)),
+        _ => String::new(),
+    };
+    Failure::new(
+        NOT_TOLD,
+        format!(
+            "the coordinator could not be told: {error}. {advice}Nothing was removed. If it is gone for good, or is to be told by an admin there, \
+             leave with --offline"
+        ),
+    )
 }

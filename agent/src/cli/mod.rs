@@ -92,7 +92,7 @@ fn dispatch(arguments: Arguments) -> Result<(), Failure> {
         Subcommands::Run => with_runtime(run::execute(&config)),
         Subcommands::Status(status) => status.execute(&config),
         Subcommands::Doctor(doctor) => with_runtime(doctor.execute(&config)),
-        Subcommands::Leave(leave) => with_runtime(leave.execute(&config)),
+        Subcommands::Leave(leave) => with_runtime(leave.execute(&config, named)),
         Subcommands::Policy(policy) => policy.execute(&config),
         Subcommands::RunTool { .. } => unreachable!("main() has handled it"),
     }

@@ -43,6 +43,10 @@ impl PolicyArguments {
         for clause in policy.in_words() {
             println!("{clause}");
         }
+        println!("What each verb may do here:");
+        for (verb, may) in policy.by_verb() {
+            println!("  {verb:<19} {may}");
+        }
         Ok(())
     }
 }

@@ -7,7 +7,8 @@
 //!
 //! `keyring` holds the certificate of a running agent and the one that follows it, which the link asks for in time; `come_back` gets another one for a node
 //! that was off for longer than its certificate. `clock` is the date that certificates go by, `their_clock` the coordinator's; `suspect` says which of two
-//! clocks is wrong when dates do not fit. `scout` sees why nobody answers.
+//! clocks is wrong when dates do not fit. `scout` sees why nobody answers. `goodbye` tells the coordinator that this node leaves; what goes
+//! and stays on the node then is decided elsewhere.
 //!
 //! `roots` decides which roots of the coordinator are trusted: a new one only if one that is trusted already has signed it.
 
@@ -19,6 +20,7 @@ mod enroll;
 mod error;
 mod files;
 pub(crate) mod frames;
+pub(crate) mod goodbye;
 mod grant;
 mod join;
 mod judge;

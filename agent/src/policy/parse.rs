@@ -1,6 +1,7 @@
 //! The file's text: a policy, or where the mistake is.
 
-use super::{CHANGING, Policy};
+use super::Policy;
+use proximity_protocol::{command::Verb, ids::Vmid};
 use std::fmt;
 
 /// What is wrong with a policy file.
@@ -20,8 +21,40 @@ impl fmt::Display for Mistake {
         if let Some(key) = &self.key {
             write!(f, ", key {key}")?;
         }
-        write!(f, ": {}", self.reason)
+        write!(f, ": {}", self.reason)?;
+        match self.key.as_deref().and_then(allowed) {
+            Some(allowed) => write!(f, ". Allowed is {allowed}"),
+            None => write!(f, ". The keys are {}", KEYS.map(|(key, _)| key).join(", ")),
+        }
     }
+}
+
+/// The keys of the file, and what each may be.
+const KEYS: [(&str, &str); 7] = [
+    ("deny_verbs", "a list of verbs, such as [\"ensure_destroyed\"]"),
+    (
+        "vmid",
+        "the first and the last of a range, such as [5000, 5999], from 100 to 999999999",
+    ),
+    (
+        "storages",
+        "a list of storages, such as [\"local-lvm\"]; an empty one means all",
+    ),
+    (
+        "bridges",
+        "a list of bridges, such as [\"vmbr0\"]; an empty one means all",
+    ),
+    (
+        "ports",
+        "the first and the last of a range, such as [8000, 8999], from 1 to 65535",
+    ),
+    ("adoption", "\"none\", \"any\", or a list of VMIDs"),
+    ("destroy_adopted", "true or false"),
+];
+
+fn allowed(key: &str) -> Option<&'static str> {
+    let found = KEYS.iter().find(|(name, _)| *name == key.trim_matches('"'));
+    found.map(|(_, allowed)| *allowed)
 }
 
 fn key_of(line: &str) -> Option<String> {
@@ -61,14 +94,11 @@ impl Policy {
             let line = text.as_bytes()[..start].iter().filter(|byte| **byte == b'\n').count() + 1;
             at(text, line, error.message().to_owned())
         })?;
-        let known = |name: &str| CHANGING.contains(&name) || matches!(name, "inventory" | "confirm");
+        let known = |name: &str| Verb::NAMES.contains(&name);
         if let Some(unknown) = policy.deny_verbs.iter().find(|name| !known(name)) {
             let line = text.lines().position(|line| line.contains(unknown.as_str()));
             let line = line.map_or_else(|| line_of(text, "deny_verbs"), |index| index + 1);
-            let reason = format!(
-                "there is no verb {unknown:?}; the verbs are inventory, confirm, {}",
-                CHANGING.join(", ")
-            );
+            let reason = format!("there is no verb {unknown:?}; the verbs are {}", Verb::NAMES.join(", "));
             return Err(at(text, line, reason));
         }
         for (key, turned) in [
@@ -77,6 +107,15 @@ impl Policy {
         ] {
             if turned {
                 let reason = "the first number of a range must not be above the last".to_owned();
+                return Err(at(text, line_of(text, key), reason));
+            }
+        }
+        for (key, outside) in [
+            ("vmid", policy.vmid.0 < Vmid::MIN || policy.vmid.1 > Vmid::MAX),
+            ("ports", policy.ports.0 == 0),
+        ] {
+            if outside {
+                let reason = "the range reaches beyond what there is".to_owned();
                 return Err(at(text, line_of(text, key), reason));
             }
         }
@@ -98,6 +137,8 @@ mod tests {
             ("bridges = []\nvmids = [1, 2]\n", 2, Some("vmids"), "unknown field"),
             ("\n\nports = [9, 8]\n", 3, Some("ports"), "range"),
             ("deny_verbs = [\n 'rm']", 2, Some("deny_verbs"), "\"rm\""),
+            ("vmid = [1, 5]\n", 1, Some("vmid"), "beyond"),
+            ("ports = [0, 5]\n", 1, Some("ports"), "beyond"),
             ("what", 1, None, ""),
         ] {
             let mistake = Policy::parse(text).unwrap_err();
@@ -108,6 +149,25 @@ mod tests {
             );
             assert!(mistake.reason.contains(word), "{mistake}");
         }
+    }
+
+    #[test]
+    fn what_is_allowed_is_told() {
+        let told = |text: &str| Policy::parse(text).unwrap_err().to_string();
+        assert!(told("vmid = 'x'").contains("Allowed is the first and the last of a range, such as [5000, 5999]"));
+        assert!(told("adoption = 'some'").contains("\"none\", \"any\", or a list of VMIDs"));
+        assert!(told("vmids = [1, 2]").contains("The keys are deny_verbs, vmid, storages"));
+        assert!(told("storages = 'a'").contains("an empty one means all"));
+    }
+
+    /// The file that `policy check` explains is the one that is read.
+    #[test]
+    fn every_key_is_explained() {
+        let error = toml::from_str::<Policy>("no_such_key = 1").unwrap_err();
+        for (key, _) in KEYS {
+            assert!(error.message().contains(&format!("`{key}`")), "{error}");
+        }
+        assert_eq!(error.message().matches('`').count(), 2 * (KEYS.len() + 1));
     }
 
     proptest! {

@@ -1,6 +1,7 @@
 //! A policy in words, for operators.
 
 use super::{Adoption, AdoptionWord, Policy};
+use proximity_protocol::command::Verb;
 use std::fmt::Display;
 
 fn list<T: Display>(items: &[T]) -> String {
@@ -41,6 +42,72 @@ impl Policy {
     }
 }
 
+/// What a verb does, and what of the policy bounds it.
+fn meaning(verb: &str) -> Option<(&'static str, &'static [Bound])> {
+    use Bound::{Bridges, Ports, Storages, Vmids};
+    Some(match verb {
+        "inventory" => ("look at what is on the node", &[]),
+        "records" => ("look at which containers are recorded as Proximity's", &[]),
+        "confirm" => (
+            "look whether a VMID, a port and an address are free",
+            &[Vmids, Ports, Storages, Bridges],
+        ),
+        "ensure_template" => ("download a template", &[Storages]),
+        "ensure_created" => ("make an unprivileged container", &[Vmids, Storages, Bridges]),
+        "ensure_started" => ("start a container of Proximity's", &[Vmids]),
+        "ensure_stopped" => ("stop a container of Proximity's", &[Vmids]),
+        "await_network" => ("wait for a container's address", &[Vmids]),
+        "install_recipe" => ("install an app inside a container of Proximity's", &[Vmids]),
+        "await_healthy" => ("run the app's health check inside its container", &[Vmids]),
+        "ensure_published" => (
+            "lead a port of this node to a container of Proximity's",
+            &[Vmids, Ports],
+        ),
+        "ensure_unpublished" => ("take such a port away", &[Vmids]),
+        "ensure_destroyed" => ("destroy a container of Proximity's with its volumes", &[Vmids]),
+        _ => return None,
+    })
+}
+
+#[derive(Clone, Copy)]
+enum Bound {
+    Vmids,
+    Storages,
+    Bridges,
+    Ports,
+}
+
+impl Policy {
+    /// Each verb with what it may do here.
+    pub fn by_verb(&self) -> Vec<(&'static str, String)> {
+        Verb::NAMES.into_iter().map(|verb| (verb, self.of_verb(verb))).collect()
+    }
+
+    fn of_verb(&self, verb: &str) -> String {
+        if self.deny_verbs.iter().any(|denied| denied == verb) {
+            return "denied".to_owned();
+        }
+        let Some((does, bounds)) = meaning(verb) else {
+            return "allowed".to_owned();
+        };
+        let bounds: Vec<String> = bounds.iter().map(|bound| self.bound(*bound)).collect();
+        if bounds.is_empty() {
+            format!("may {does}")
+        } else {
+            format!("may {does}: {}", bounds.join(", "))
+        }
+    }
+
+    fn bound(&self, bound: Bound) -> String {
+        match bound {
+            Bound::Vmids => format!("VMID {} to {}", self.vmid.0, self.vmid.1),
+            Bound::Storages => only("storages", &self.storages),
+            Bound::Bridges => only("bridges", &self.bridges),
+            Bound::Ports => format!("ports {} to {}", self.ports.0, self.ports.1),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -62,5 +129,22 @@ mod tests {
         ] {
             assert!(words.contains(clause), "{clause:?} is not in {words}");
         }
+    }
+
+    #[test]
+    fn every_verb_is_told_with_its_bounds() {
+        for verb in Verb::NAMES {
+            assert!(meaning(verb).is_some(), "{verb} has no words");
+        }
+        let policy =
+            Policy::parse("deny_verbs = ['ensure_destroyed']\nvmid = [5000, 5999]\nstorages = ['a']\n").unwrap();
+        let all: std::collections::BTreeMap<_, _> = policy.by_verb().into_iter().collect();
+        assert_eq!(all["ensure_destroyed"], "denied");
+        assert_eq!(all["inventory"], "may look at what is on the node");
+        assert_eq!(
+            all["ensure_created"],
+            "may make an unprivileged container: VMID 5000 to 5999, storages: only a, bridges: all"
+        );
+        assert!(all["ensure_published"].ends_with("VMID 5000 to 5999, ports 1024 to 65535"));
     }
 }

@@ -11,7 +11,7 @@ use std::{
     fs,
     io::{Read, Write},
     os::unix::fs::PermissionsExt,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Output, Stdio},
     sync::mpsc,
 };
@@ -134,7 +134,6 @@ async fn a_running_agent_is_not_written_over() {
     lone.node.stop_agent().await.unwrap();
 }
 
-/// A machine with systemd, as far as the agent looks: its folder, and a `systemctl` that writes down what it was told. In a mount namespace of its own.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_service_is_enabled_and_started_where_systemd_is() {
     if !nix::unistd::geteuid().is_root() {
@@ -143,34 +142,18 @@ async fn the_service_is_enabled_and_started_where_systemd_is() {
     }
     let lone = LoneNode::create().unwrap();
     let (impostor, _serving) = hospitable(Impostor::listen().unwrap());
-    let folder = lone.node.root().join("machine");
-    for name in ["bin", "run/systemd/system", "etc"] {
-        fs::create_dir_all(folder.join(name)).unwrap();
-    }
-    // The service reads the configuration at its usual place, and only then is it this agent's.
-    fs::copy(lone.node.config(), folder.join("etc/agent.toml")).unwrap();
-    let systemctl = |load: &str, restart: &str| {
-        let path = folder.join("bin/systemctl");
-        let log = folder.join("told");
-        let script = format!(
-            "#!/bin/sh\necho \"$*\" >>{}\ncase \"$1\" in\nshow) printf 'LoadState={load}\\nActiveState=inactive\\n';;\nrestart) {restart};;\nesac\n",
-            log.display()
-        );
-        fs::write(&path, script).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-        let _ = fs::remove_file(log);
-    };
-    let told = || fs::read_to_string(folder.join("told")).unwrap_or_default();
+    let machine = Machine::new(&lone);
     let token = super::token_file(&lone.node, &impostor.token().unwrap());
-    let join = |more: &[&str]| run(on_machine(&folder, &lone, &token, more));
+    let systemctl = |load: &str, restart: &str| machine.systemctl(load, "inactive", "true", restart);
+    let told = || machine.told().join("\n");
+    let join = |more: &[&str]| run(machine.join(&lone, &token, more));
 
     systemctl("loaded", "true");
     let output = join(&[]);
     assert!(output.status.success(), "{}", said(&output));
     assert!(said(&output).contains("is enabled and runs"), "{}", said(&output));
-    let orders: Vec<String> = told().lines().skip(1).map(str::to_owned).collect();
     assert_eq!(
-        orders,
+        machine.told()[1..],
         [
             "enable --quiet proximity-agent.service",
             "restart proximity-agent.service"
@@ -207,7 +190,7 @@ async fn the_service_is_enabled_and_started_where_systemd_is() {
         said(&output)
     );
 
-    fs::remove_dir(folder.join("run/systemd/system")).unwrap();
+    fs::remove_dir(machine.folder.join("run/systemd/system")).unwrap();
     let output = join(&["--replace"]);
     assert!(
         output.status.success() && said(&output).contains("systemd does not run"),
@@ -216,19 +199,108 @@ async fn the_service_is_enabled_and_started_where_systemd_is() {
     );
 }
 
-fn on_machine(folder: &Path, lone: &LoneNode, token: &Path, more: &[&str]) -> Command {
-    let agent = lone.node.agent_cli(&[]);
-    let script = r#"
-        set -e
-        mkdir -p /etc/proximity
-        mount --bind "$1/etc" /etc/proximity
-        mount --bind "$1/run" /run
-        PATH="$1/bin:$PATH"; token=$2 agent=$3; shift 3
-        exec "$agent" join --token-file "$token" "$@"
-    "#;
-    let mut command = Command::new("unshare");
-    command.args(["--mount", "--propagation", "private", "sh", "-c", script, "sh"]);
-    command.arg(folder).arg(token).arg(agent.get_program()).args(more);
-    command.stdin(Stdio::null());
-    command
+/// A machine with systemd, as far as the agent looks. In a mount namespace of its own.
+struct Machine {
+    folder: PathBuf,
+}
+
+impl Machine {
+    fn new(lone: &LoneNode) -> Self {
+        let folder = lone.node.root().join("machine");
+        for name in ["bin", "run/systemd/system", "etc"] {
+            fs::create_dir_all(folder.join(name)).unwrap();
+        }
+        // The service reads the configuration at its usual place, and only then is it this agent's.
+        fs::copy(lone.node.config(), folder.join("etc/agent.toml")).unwrap();
+        Self { folder }
+    }
+
+    /// A `systemctl` that writes down what it was told, and does this.
+    fn systemctl(&self, load: &str, active: &str, stop: &str, restart: &str) {
+        let path = self.folder.join("bin/systemctl");
+        let log = self.folder.join("told");
+        let script = format!(
+            "#!/bin/sh\necho \"$*\" >>{}\ncase \"$1\" in\nshow) printf 'LoadState={load}\\nActiveState={active}\\n';;\nstop) {stop};;\nrestart) {restart};;\nesac\n",
+            log.display()
+        );
+        fs::write(&path, script).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        fs::write(log, "").unwrap();
+    }
+
+    fn told(&self) -> Vec<String> {
+        let text = fs::read_to_string(self.folder.join("told")).unwrap();
+        text.lines().map(str::to_owned).collect()
+    }
+
+    fn join(&self, lone: &LoneNode, token: &Path, more: &[&str]) -> Command {
+        let agent = lone.node.agent_cli(&[]);
+        let script = r#"
+            set -e
+            mkdir -p /etc/proximity
+            mount --bind "$1/etc" /etc/proximity
+            mount --bind "$1/run" /run
+            PATH="$1/bin:$PATH"; token=$2 agent=$3; shift 3
+            exec "$agent" join --token-file "$token" "$@"
+        "#;
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--propagation", "private", "sh", "-c", script, "sh"]);
+        command.arg(&self.folder).arg(token).arg(agent.get_program()).args(more);
+        command.stdin(Stdio::null());
+        command
+    }
+}
+
+/// The service's agent is stopped for the moment in which the identity is replaced, and started again.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_service_is_stopped_while_its_identity_is_replaced() {
+    if !nix::unistd::geteuid().is_root() {
+        println!("skipped: the service is stopped: mount namespaces need root");
+        return;
+    }
+    let lone = LoneNode::create().unwrap();
+    let (impostor, _serving) = hospitable(Impostor::listen().unwrap());
+    assert!(run(join(&lone.node, &impostor.token().unwrap(), &[])).status.success());
+    let before = identity(&lone);
+    let machine = Machine::new(&lone);
+    // What the running agent holds.
+    let held = fs::File::options()
+        .write(true)
+        .open(lone.node.state().join("lock"))
+        .unwrap();
+    held.try_lock().unwrap();
+    let asked = machine.folder.join("asked");
+    machine.systemctl(
+        "loaded",
+        "active",
+        &format!("touch {0}; while [ -e {0} ]; do sleep 0.05; done", asked.display()),
+        "true",
+    );
+    let token = super::token_file(&lone.node, &impostor.token().unwrap());
+    let mut child = machine
+        .join(&lone, &token, &["--replace"])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    proximity_tests::process::until("it asks for the stop", PATIENCE, async || {
+        Ok(asked.exists().then_some(()))
+    })
+    .await
+    .unwrap();
+    assert_eq!(identity(&lone), before, "not while the agent runs");
+    drop(held);
+    fs::remove_file(&asked).unwrap();
+    let mut text = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut text).unwrap();
+    assert!(child.wait().unwrap().success(), "{text}");
+    assert_ne!(identity(&lone), before);
+    let orders = machine.told();
+    assert_eq!(
+        orders[orders.len() - 3..],
+        [
+            "stop proximity-agent.service",
+            "enable --quiet proximity-agent.service",
+            "restart proximity-agent.service"
+        ]
+    );
 }
