@@ -108,6 +108,13 @@ impl World {
     }
 }
 
+impl Drop for World {
+    fn drop(&mut self) {
+        // Without quorum its folders may not be removed but by root.
+        self.cluster.whole_again().unwrap();
+    }
+}
+
 #[test]
 fn nodes_share_one_list_of_guests_and_keep_their_own_view() {
     let world = World::new(3);
