@@ -1,4 +1,4 @@
-//! Archives of backups without any program: tar in memory ([`tar`]), squeezed so that the real `zstd`, `gzip` and `lzop` read it ([`squeeze`]). Hollow
+//! Archives of backups without any program: tar in memory (`tar`), squeezed so that the real `zstd`, `gzip` and `lzop` read it (`squeeze`). Hollow
 //! containers are small, so nothing is really compressed.
 
 pub(crate) mod squeeze;

@@ -2,12 +2,12 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `ha/resources.cfg` | what HA manages and in which state it wants it ([`resources`]) |
+//! | `ha/resources.cfg` | what HA manages and in which state it wants it (`resources`) |
 //! | `ha/crm_commands` | requests that wait for the manager, one a line: `stop ct:100 60`, `migrate ct:100 pve2` |
-//! | `ha/manager_status` | JSON: where each service is, and in which state ([`manager`]) |
-//! | `nodes/<node>/lrm_status` | JSON: what came of it there ([`local`]) |
+//! | `ha/manager_status` | JSON: where each service is, and in which state (`manager`) |
+//! | `nodes/<node>/lrm_status` | JSON: what came of it there (`local`) |
 //!
-//! The manager (pve-ha-crm) runs on one node with quorum, a local one (pve-ha-lrm) on each. Here both are a thread of `pve-sim serve`, or [`round`] is
+//! The manager (pve-ha-crm) runs on one node with quorum, a local one (pve-ha-lrm) on each. Here both are a thread of `pve-sim serve`, or [`round()`] is
 //! called by a test. Words, files and states are those of pve-ha-manager's source (PVE::HA::Config, Manager, LRM, PVE::API2::HA::Resources). Not simulated:
 //! groups and rules (every node may take everything), `freeze` and the modes of a shutdown, virtual machines.
 
