@@ -63,8 +63,6 @@ pub(super) struct Moment {
     pub(super) app: AppRow,
     pub(super) data: Data,
     pub(super) node: String,
-    /// The node was thrown out.
-    pub(super) revoked: bool,
     reserved_address: Option<Ipv4Addr>,
 }
 
@@ -154,7 +152,6 @@ impl<'a> Drive<'a> {
             steps,
             app,
             data,
-            revoked: node.as_ref().is_some_and(|node| node.admission == Admission::Revoked),
             node: node.map_or_else(|| "a node that is no longer in the registry".into(), |node| node.name),
             reserved_address,
         }))
@@ -166,6 +163,14 @@ impl<'a> Drive<'a> {
         Ok(operations::by_id(&mut conn, self.id)
             .await?
             .is_some_and(|o| o.cancel_requested))
+    }
+
+    /// Whether the node has been thrown out by now. The rows may have been read before, and the kick that told of it been taken while an answer was waited for.
+    pub(super) async fn is_revoked(&self, node: NodeId) -> Result<bool, StoreError> {
+        let mut conn = self.engine.deps().store.read().await?;
+        Ok(fleet::node_by_id(&mut conn, node)
+            .await?
+            .is_some_and(|node| node.admission == Admission::Revoked))
     }
 
     async fn is_behind(&self, moment: &Moment) -> Result<bool, StoreError> {

@@ -228,7 +228,7 @@ impl Drive<'_> {
 
     /// The same with what is known besides.
     pub(super) async fn not_there(&self, mut moment: Moment, at: At, node: NodeId, besides: &str) -> Advance {
-        if moment.revoked {
+        if self.is_revoked(node).await? {
             return self.revoked(moment, at).await;
         }
         let why = format!("{} is not connected{besides}", moment.node);
