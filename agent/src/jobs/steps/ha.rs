@@ -15,7 +15,6 @@ use proximity_protocol::{
     ids::Vmid,
 };
 use std::time::Duration;
-use tokio::time::{Instant, sleep};
 
 /// How long HA may take beyond the time that a container itself needs: some rounds of manager and local manager.
 pub(super) const SETTLE: Duration = Duration::from_secs(180);
@@ -76,7 +75,8 @@ pub(super) fn check_error(vmid: Vmid, service: &Service) -> Result<(), Fault> {
 /// Waits until the container runs, or stands still. It may be that it does so on another node: that is a fault of its own.
 pub(super) async fn comes_to(act: &Act<'_>, target: &Target, running: bool, within: Duration) -> Result<(), Fault> {
     let vmid = target.vmid;
-    let limit = Instant::now() + within;
+    let tools = act.node.tools();
+    let limit = tools.uptime() + within;
     let aim = if running { "start" } else { "stop" };
     act.say(&format!(
         "waiting until Proxmox's HA has carried out the {aim} of container {vmid}"
@@ -96,7 +96,7 @@ pub(super) async fn comes_to(act: &Act<'_>, target: &Target, running: bool, with
                 format!("the cluster has lost its quorum while its HA was to {aim} container {vmid}"),
             ));
         }
-        if Instant::now() >= limit {
+        if tools.uptime() >= limit {
             let state = service.and_then(|service| service.state);
             return Err(Fault::new(
                 FaultKind::DeadlineExceeded,
@@ -107,7 +107,7 @@ pub(super) async fn comes_to(act: &Act<'_>, target: &Target, running: bool, with
                 ),
             ));
         }
-        sleep(LOOK).await;
+        tools.sleep(LOOK).await;
     }
 }
 
