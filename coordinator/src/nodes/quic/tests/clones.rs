@@ -13,8 +13,11 @@ async fn hung_up(world: &World, identity: &Identity, hello: Hello) -> (u64, Stri
         .connect_with(world.link_config(identity), world.address(), COORDINATOR_TLS_NAME)
         .unwrap();
     let connection = soon("connection", connecting).await.unwrap();
-    let (mut send, _recv) = connection.open_bi().await.unwrap();
-    frames::write(&mut send, 1, &hello).await.unwrap();
+    // It may be closed before a word was said: a certificate that is good no more is enough.
+    let mut opened = connection.open_bi().await;
+    if let Ok((send, _)) = &mut opened {
+        let _ = frames::write(send, 1, &hello).await;
+    }
     match soon("the end", connection.closed()).await {
         ConnectionError::ApplicationClosed(closed) => (
             closed.error_code.into_inner(),
