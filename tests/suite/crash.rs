@@ -1,4 +1,4 @@
-//! `kill -9` of the coordinator, and of the agent, while each tool of deploy and delete is at work. The tool is held by the simulator's script, so the kill
+//! `kill -9` of the coordinator, and of the agent, while each tool of deploy, change and delete is at work. The tool is held by the simulator's script, so the kill
 //! lands where it is meant to; afterwards the tool goes on, is found again, and has run once.
 
 #![allow(clippy::unwrap_used)]
@@ -9,6 +9,7 @@ use proximity_tests::{
     process::{PATIENCE, until},
 };
 use pve_sim::{At, Fault, Rule, Script};
+use serde_json::{Value, json};
 use std::path::Path;
 
 /// Who is killed.
@@ -49,6 +50,13 @@ const POINTS: &[Point] = &[
     point("deploy", "pct", "exec", 0, At::Before),
     point("deploy", "pct", "exec", 0, At::After),
     point("deploy", "pct", "exec", 1, At::Before),
+    point("change", "pct", "set", 0, At::Before),
+    point("change", "pct", "set", 0, At::After),
+    point("change", "pct", "push", 0, At::Before),
+    point("change", "pct", "exec", 1, At::Before),
+    point("change", "pct", "exec", 1, At::After),
+    point("change", "pct", "resize", 0, At::Middle),
+    point("change", "pct", "resize", 0, At::After),
     point("delete", "pct", "shutdown", 0, At::Before),
     point("delete", "pct", "shutdown", 0, At::After),
     point("delete", "pct", "destroy", 0, At::Before),
@@ -64,7 +72,12 @@ async fn reached(file: &Path) -> Result<()> {
     .await
 }
 
-/// One deploy and one delete with a kill at `point`.
+/// What a change asks: something of each step.
+fn change() -> Value {
+    json!({"config": {"memory_mb": 768, "disk_gb": 30}, "environment": {"SITE_TITLE": "Changed"}})
+}
+
+/// One deploy, change and delete with a kill at `point`.
 async fn strike(fleet: &mut Fleet, victim: Victim, point: &Point, number: usize) -> Result<()> {
     let go = fleet.folder().join(format!("{victim:?}-{number}.go"));
     let pause = Rule::on(point.tool, Fault::PauseUntil(go.clone()))
@@ -85,11 +98,15 @@ async fn strike(fleet: &mut Fleet, victim: Victim, point: &Point, number: usize)
     let created = fleet.client.create_app("nginx", &format!("app-{number}")).await?;
     let id = created["id"].as_str().context("id")?.to_owned();
     let mut operation = created["operation_id"].as_str().context("operation_id")?.to_owned();
-    if point.operation == "delete" {
+    if point.operation != "deploy" {
         fleet.client.operation_end(&operation, PATIENCE).await?;
         arm(fleet)?;
-        let deleted = fleet.client.delete(&format!("/api/apps/{id}")).await?.expect(202)?;
-        operation = deleted["operation_id"].as_str().context("operation_id")?.to_owned();
+        let path = format!("/api/apps/{id}");
+        let asked = match point.operation {
+            "change" => fleet.client.patch(&path, &change()).await?.expect(202)?,
+            _ => fleet.client.delete(&path).await?.expect(202)?,
+        };
+        operation = asked["operation_id"].as_str().context("operation_id")?.to_owned();
     }
     reached(&go).await.with_context(|| fleet.logs())?;
     if victim != Victim::Agent {
@@ -122,14 +139,19 @@ async fn strike(fleet: &mut Fleet, victim: Victim, point: &Point, number: usize)
     if hits[0].acted != 1 {
         bail!("the point was not reached: {hits:?}");
     }
-    if point.operation == "deploy" {
+    if point.operation != "delete" {
         let app = fleet.client.app_status(&id, &["running"], PATIENCE).await?;
         let url = app["url"].as_str().context("url")?;
         proximity_tests::api::page(url)
             .await
             .with_context(|| format!("{url} does not answer"))?;
-        // `pct create` and `pct start` are never run twice for one container; pushing and exec may be.
-        if matches!(point.sub, "create" | "start") && hits[0].reached != 1 {
+        if point.operation == "change"
+            && (&app["config"]["memory_mb"], &app["config"]["disk_gb"]) != (&json!(768), &json!(30))
+        {
+            bail!("the change is done, and the app is {app:#}");
+        }
+        // These are never run twice for one container; pushing and exec may be.
+        if matches!(point.sub, "create" | "start" | "set" | "resize") && hits[0].reached != 1 {
             bail!("{} {} ran {} times", point.tool, point.sub, hits[0].reached);
         }
         fleet.assert_promises().await?;
