@@ -7,6 +7,7 @@ use super::{
     recovery::{self, Next},
     send::only_looks_again,
     step::{Act, Kind, Step, View, internal},
+    turn::Held,
 };
 use crate::{
     clock::UnixMs,
@@ -50,10 +51,15 @@ pub(super) struct Drive<'a> {
     pub(super) kicked: &'a Notify,
     /// The container that it is about, if there is one.
     pub(super) target: Option<Target>,
+<<<<<<< HEAD
     /// Its node.
     pub(super) at_node: Option<NodeId>,
     /// What is waited for is looked at now, whenever it would be due.
     pub(super) eager: bool,
+=======
+    /// The turn of the step that is being sent.
+    pub(super) held: Option<Held>,
+>>>>>>> 6f310b3 (wip: reconciliation, janitor, seats, alarms)
 }
 
 /// The rows of one moment.
@@ -85,19 +91,23 @@ impl<'a> Drive<'a> {
             id,
             kicked,
             target: None,
+<<<<<<< HEAD
             at_node: None,
             eager: false,
+=======
+            held: None,
+>>>>>>> 6f310b3 (wip: reconciliation, janitor, seats, alarms)
         }
-    }
-
-    /// The node on which it works, for the queue.
-    pub(super) async fn node(&self) -> Result<Option<NodeId>, StoreError> {
-        let mut conn = self.engine.deps().store.read().await?;
-        Ok(operations::by_id(&mut conn, self.id).await?.and_then(|o| o.node_id))
     }
 
     /// Goes on until it ends or has to wait.
     pub(super) async fn advance(&mut self) -> Result<Pause, StoreError> {
+        let pause = self.go_on().await;
+        self.held = None;
+        pause
+    }
+
+    async fn go_on(&mut self) -> Result<Pause, StoreError> {
         loop {
             let Some(moment) = self.look().await? else {
                 return Ok(Pause::Ended);
@@ -241,11 +251,15 @@ impl<'a> Drive<'a> {
         match act {
             Ok(Act::Nothing { because }) => self.pass(moment, at, because).await,
             Ok(Act::Send { verb, says, exclusive }) => {
-                let _alone = match exclusive.as_deref().map(|name| self.engine.exclusive(name)) {
-                    Some(lock) => Some(lock.lock_owned().await),
-                    None => None,
-                };
-                self.send(moment, at, *verb, says).await
+                let reachable = |node: &NodeId| self.engine.deps().commands.is_online(*node);
+                if let Some(node) = moment.operation.node_id.filter(reachable)
+                    && !self.has_turn(&moment, at, node, exclusive).await?
+                {
+                    return Ok(None);
+                }
+                let advance = self.send(moment, at, *verb, says).await;
+                self.held = None;
+                advance
             }
             // What cannot even be put into words is a fault of ours; it is recorded as a try, so that it ends somewhere.
             Err(fault) => {

@@ -109,3 +109,17 @@ pub async fn forget(tx: &mut Connection, app_id: &str) -> Result<(), StoreError>
         .await?;
     Ok(())
 }
+
+/// Forgets lines from before `before`, and of each app those beyond the newest `per_app`; at most `limit`; how many.
+pub async fn prune(tx: &mut Connection, before: UnixMs, per_app: i64, limit: i64) -> Result<u64, StoreError> {
+    let deleted = sqlx::query(
+        "DELETE FROM deployment_logs WHERE id IN (SELECT id FROM (SELECT id, at, ROW_NUMBER() OVER (PARTITION BY app_id ORDER BY id DESC) AS place
+         FROM deployment_logs) AS placed WHERE at < $1 OR place > $2 ORDER BY id LIMIT $3)",
+    )
+    .bind(before)
+    .bind(per_app)
+    .bind(limit)
+    .execute(tx)
+    .await?;
+    Ok(deleted.rows_affected())
+}

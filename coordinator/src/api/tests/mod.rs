@@ -125,6 +125,12 @@ impl TestApi {
                 secrets: world.secrets.clone(),
             }),
             operations: Operations::new(world.store.clone()),
+            upkeep: Upkeep::new(
+                world.store.clone(),
+                Arc::new(world.clock.clone()),
+                Arc::default(),
+                Arc::default(),
+            ),
             rescue: Rescue::new(
                 world.store.clone(),
                 Arc::new(world.clock.clone()),
