@@ -8,12 +8,14 @@
 //! - [`recording`]: frames of a real conversation, kept as text; [`relay`] stands between the two sides and writes them down.
 //! - [`api`]: the HTTP API as a client sees it.
 //! - [`wire`]: two network namespaces and what passes between them.
+//! - [`campaign`]: random operations while everything fails.
 //! - [`world`]: what must hold whatever happened: one owner for each VMID, port and address, no container without app, nothing left.
 //!
 //! Nothing here waits for a time to pass: it waits for a state, and says after a bounded time which state did not come.
 
 pub mod api;
 pub mod authority;
+pub mod campaign;
 pub mod fleet;
 pub mod impostor;
 pub mod process;
