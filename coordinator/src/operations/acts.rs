@@ -9,11 +9,6 @@ use proximity_protocol::{
     fault::{Fault, FaultKind},
 };
 
-/// Time for an address to appear, seconds.
-const NETWORK_TIMEOUT_S: u32 = 120;
-/// Time for an app to shut down before it is stopped, seconds.
-const SHUTDOWN_TIMEOUT_S: u32 = 60;
-
 /// Nothing of ours is there, says the node's own ownership record: what was to be taken away is away.
 pub(crate) const GONE: &[FaultKind] = &[FaultKind::ContainerMissing, FaultKind::NotOurs, FaultKind::VmidTaken];
 
@@ -24,7 +19,7 @@ pub(crate) fn start(view: &View<'_>) -> Result<Act, Fault> {
 }
 
 pub(crate) fn stop(view: &View<'_>) -> Result<Act, Fault> {
-    stop_within(view, SHUTDOWN_TIMEOUT_S)
+    stop_within(view, view.data.timeouts.shutdown_s)
 }
 
 pub(crate) fn stop_at_once(view: &View<'_>) -> Result<Act, Fault> {
@@ -49,7 +44,7 @@ pub(crate) fn network(view: &View<'_>) -> Result<Act, Fault> {
         Verb::AwaitNetwork {
             target,
             expect: view.reserved_address,
-            timeout_s: NETWORK_TIMEOUT_S,
+            timeout_s: view.data.timeouts.network_s,
         },
         says,
     )

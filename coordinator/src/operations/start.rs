@@ -34,9 +34,9 @@ pub(super) const RUN_START: Step = Step {
 };
 pub(super) const RUN_NETWORK: Step = Step {
     settle: acts::network_settled,
-    ..Step::plain("network", "Wait for the network", acts::network)
+    ..Step::waiting("network", "Wait for the network", acts::network)
 };
-pub(super) const RUN_HEALTHY: Step = Step::plain("healthy", "Wait until the app is healthy", acts::healthy);
+pub(super) const RUN_HEALTHY: Step = Step::waiting("healthy", "Wait until the app is healthy", acts::healthy);
 pub(super) const RUN_PUBLISH: Step = Step {
     settle: acts::published,
     undo: Some(Undo {

@@ -14,6 +14,7 @@ pub mod join_tokens;
 pub mod node_trust;
 pub mod nodes;
 pub mod operations;
+pub mod reports;
 pub mod reservations;
 mod row;
 pub mod sessions;

@@ -8,6 +8,7 @@ mod proxmox;
 mod settings;
 mod shapes;
 mod streams;
+mod upkeep;
 
 use super::*;
 use crate::{
@@ -125,6 +126,12 @@ impl TestApi {
                 secrets: world.secrets.clone(),
             }),
             operations: Operations::new(world.store.clone()),
+            upkeep: Upkeep::new(
+                world.store.clone(),
+                Arc::new(world.clock.clone()),
+                Arc::default(),
+                Arc::default(),
+            ),
             rescue: Rescue::new(
                 world.store.clone(),
                 Arc::new(world.clock.clone()),

@@ -64,12 +64,18 @@ pub(crate) struct Model {
     /// Containers on other nodes of the cluster, by the names of those.
     pub(crate) elsewhere: BTreeMap<u32, String>,
     pub(crate) no_quorum: bool,
+    /// What it cannot read.
+    pub(crate) unreadable: Vec<String>,
+    /// Containers of nobody.
+    pub(crate) adoptable: BTreeSet<u32>,
+    /// Ownership records without a container.
+    pub(crate) stray_records: BTreeMap<u32, Owner>,
     pub(crate) stranger_vmids: BTreeSet<u32>,
     pub(crate) stranger_ports: BTreeSet<u16>,
     pub(crate) stranger_addresses: BTreeSet<Ipv4Addr>,
     /// How often a container was really made.
     pub(crate) made: u32,
-    /// How many commands are being carried out now, and the most that ever were.
+    /// How many commands that load the node are being carried out now, and the most that ever were.
     pub(crate) busy: usize,
     pub(crate) busiest: usize,
     journal: HashMap<(OperationId, StepKey), Result<Outcome, Fault>>,
@@ -219,13 +225,20 @@ impl FakeNodes {
             Some(Wrong::Stop) => self.model(node, |m| m.containers.values_mut().for_each(|c| c.running = false)),
             _ => {}
         }
+        let loads = !matches!(
+            command.verb,
+            Verb::EnsureTemplate { .. }
+                | Verb::AwaitNetwork { .. }
+                | Verb::InstallRecipe { .. }
+                | Verb::AwaitHealthy { .. }
+        );
         self.model(node, |m| {
-            m.busy += 1;
+            m.busy += usize::from(loads);
             m.busiest = m.busiest.max(m.busy);
         });
         tokio::task::yield_now().await;
         let result = self.model(node, |m| {
-            m.busy -= 1;
+            m.busy -= usize::from(loads);
             let fault =
                 |kind| Err(Fault::new(kind, format!("the trap says {kind:?}")).with_detail("a line of the tool"));
             let result = match wrong {
@@ -276,6 +289,16 @@ pub(crate) fn inventory(model: &Model) -> Inventory {
         memory_mb: None,
         cpu_cores: None,
     };
+    let nobodys = |vmid: &u32| ContainerObserved {
+        vmid: Vmid::new(*vmid).unwrap(),
+        hostname: Some("somebody".into()),
+        state: RunState::Stopped,
+        lock: None,
+        owner: None,
+        addresses: vec![],
+        memory_mb: None,
+        cpu_cores: None,
+    };
     let published = |(port, target): (&u16, &Target)| PublishedObserved {
         public_port: *port,
         owner: target.owner.clone(),
@@ -285,8 +308,13 @@ pub(crate) fn inventory(model: &Model) -> Inventory {
     };
     Inventory {
         quorate: !model.no_quorum,
-        unreadable: vec![],
-        containers: model.containers.iter().map(observed).collect(),
+        unreadable: model.unreadable.clone(),
+        containers: model
+            .containers
+            .iter()
+            .map(observed)
+            .chain(model.adoptable.iter().map(nobodys))
+            .collect(),
         elsewhere: model
             .elsewhere
             .iter()
@@ -312,13 +340,15 @@ fn act(model: &mut Model, command: &Command) -> Result<Outcome, Fault> {
     match &command.verb {
         Verb::Inventory => Ok(Outcome::Inventory(Box::new(inventory(model)))),
         Verb::Records => {
-            let record = |(vmid, container): (&u32, &Container)| RecordObserved {
-                vmid: Vmid::new(*vmid).unwrap(),
-                owner: container.owner.clone(),
+            let record = |vmid: u32, owner: &Owner| RecordObserved {
+                vmid: Vmid::new(vmid).unwrap(),
+                owner: owner.clone(),
                 operation: command.operation,
                 began_unix_s: 0,
             };
-            Ok(Outcome::Records(model.containers.iter().map(record).collect()))
+            let of_containers = model.containers.iter().map(|(vmid, c)| record(*vmid, &c.owner));
+            let stray = model.stray_records.iter().map(|(vmid, owner)| record(*vmid, owner));
+            Ok(Outcome::Records(of_containers.chain(stray).collect()))
         }
         Verb::Confirm(confirm) => {
             if model.stranger_vmids.contains(&confirm.vmid.get()) {

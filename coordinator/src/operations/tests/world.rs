@@ -6,7 +6,11 @@ use super::{
 };
 use crate::{
     clock::{Clock, SharedClock},
-    domain::{app_state::Status, operation_state::OperationState},
+    domain::{
+        app_state::Status,
+        operation_state::OperationState,
+        settings::{Group as _, OperationSettings},
+    },
     events::Bus,
     nodes::{SharedQueries, inventories::Inventories},
     operations::{
@@ -19,7 +23,7 @@ use crate::{
         Store, app_secrets,
         apps::{self, AppRow, Resources},
         operations::{self, OperationRow},
-        reservations,
+        reservations, settings,
     },
 };
 use proximity_protocol::{
@@ -133,6 +137,15 @@ impl World {
             .await
             .unwrap();
         }
+        // In virtual time each wait would be over before any answer.
+        let patient = OperationSettings {
+            no_progress_alarm_s: 0,
+            no_answer_s: 0,
+            ..OperationSettings::default()
+        };
+        settings::put(&mut tx, 0, None, OperationSettings::NAME, &patient)
+            .await
+            .unwrap();
         tx.commit().await.unwrap();
         Self {
             nodes: FakeNodes::new(&ids),
@@ -144,6 +157,17 @@ impl World {
             store,
             _dir: dir,
         }
+    }
+
+    /// Changes the settings of operations.
+    pub(crate) async fn set(&self, change: impl FnOnce(&mut OperationSettings)) {
+        let mut tx = self.store.begin().await.unwrap();
+        let mut now: OperationSettings = settings::get(&mut tx, OperationSettings::NAME).await.unwrap().unwrap();
+        change(&mut now);
+        settings::put(&mut tx, 0, None, OperationSettings::NAME, &now)
+            .await
+            .unwrap();
+        tx.commit().await.unwrap();
     }
 
     pub(crate) fn node(&self) -> NodeId {
@@ -228,6 +252,33 @@ impl World {
             .unwrap();
         tx.commit().await.unwrap();
         operation
+    }
+
+    /// Another operation on an app that is there, queued.
+    pub(crate) async fn queue_again(&self, kind_name: &str, app_id: &str) -> OperationId {
+        let mut tx = self.store.begin().await.unwrap();
+        let app = apps::by_id(&mut tx, app_id).await.unwrap().unwrap();
+        let params = serde_json::to_value(ActionParams {
+            previous: app.status,
+            health_timeout_s: 60,
+        })
+        .unwrap();
+        let requester = Requester {
+            name: "ada".into(),
+            request_id: None,
+        };
+        let id = submit::queue(
+            &mut tx,
+            self.clock.now_ms(),
+            kind(kind_name).unwrap(),
+            &app,
+            params,
+            &requester,
+        )
+        .await
+        .unwrap();
+        tx.commit().await.unwrap();
+        id
     }
 
     pub(crate) async fn operation(&self, id: OperationId) -> OperationRow {

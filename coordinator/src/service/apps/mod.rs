@@ -7,6 +7,7 @@ mod act;
 mod create;
 mod input;
 mod place;
+mod room;
 #[cfg(test)]
 mod tests;
 mod view;
