@@ -14,11 +14,14 @@
 //! Without the file these defaults hold. A file that cannot be read or is not valid denies every verb that changes something.
 
 mod parse;
+mod permission;
 mod words;
 
 pub use parse::Mistake;
+pub(crate) use permission::permission;
 
 use proximity_protocol::{
+    backup::{ArchivesToDelete, BackupQuestion},
     command::Verb,
     fault::{Fault, FaultKind},
     ids::{BridgeName, StorageId, Vmid},
@@ -28,7 +31,7 @@ use serde::Deserialize;
 use std::{io, path::Path};
 
 /// Verbs that only look. A broken policy file denies all the others.
-const LOOKING: [&str; 3] = ["inventory", "confirm", "records"];
+const LOOKING: [&str; 5] = ["inventory", "confirm", "records", "examine", "backup_facts"];
 
 /// Names of all verbs that change something.
 fn changing() -> impl Iterator<Item = &'static str> {
@@ -131,12 +134,18 @@ impl Policy {
         }
     }
 
-    /// Whether the verb, and every number and name in it, is allowed here.
-    pub fn check(&self, verb: &Verb) -> Result<(), Fault> {
+    /// Whether the verb itself is switched off.
+    pub(crate) fn check_name(&self, verb: &Verb) -> Result<(), Fault> {
         let name = verb.name();
         if self.deny_verbs.iter().any(|denied| denied == name) {
             return Err(denied(format!("this node's policy does not allow {name}")));
         }
+        Ok(())
+    }
+
+    /// Whether the verb, and every number and name in it, is allowed here. Of adopted containers the steps themselves ask, once they have seen them.
+    pub fn check(&self, verb: &Verb) -> Result<(), Fault> {
+        self.check_name(verb)?;
         if let Some(vmid) = verb.vmid() {
             self.check_vmid(vmid)?;
         }
@@ -152,8 +161,29 @@ impl Policy {
                 self.check_port(confirm.public_port)
             }
             Verb::EnsurePublished { public_port, .. } => self.check_port(*public_port),
+            Verb::EnsureBackedUp(spec) => self.check_storage(&spec.storage),
+            Verb::TestArchive { archive, .. } | Verb::EnsureArchivesDeleted(ArchivesToDelete::One(archive)) => {
+                self.check_storage(&archive.archive.storage())
+            }
+            Verb::EnsureArchivesDeleted(ArchivesToDelete::OfThisOperation { storage, .. }) => {
+                self.check_storage(storage)
+            }
+            Verb::BackupFacts(question) => self.check_question(question),
             _ => Ok(()),
         }
+    }
+
+    fn check_question(&self, question: &BackupQuestion) -> Result<(), Fault> {
+        if let Some(storage) = &question.storage {
+            self.check_storage(storage)?;
+        }
+        if let Some(archive) = &question.archive {
+            self.check_storage(&archive.archive.storage())?;
+        }
+        let Some(place) = &question.place else { return Ok(()) };
+        self.check_vmid(place.vmid)?;
+        self.check_storage(&place.storage)?;
+        place.bridge.as_ref().map_or(Ok(()), |bridge| self.check_bridge(bridge))
     }
 
     fn check_vmid(&self, vmid: Vmid) -> Result<(), Fault> {

@@ -86,9 +86,20 @@ pub(crate) fn check(verb: &Verb) -> Result<(), Fault> {
     match verb {
         Verb::Inventory
         | Verb::Records
+        | Verb::Examine { .. }
         | Verb::EnsureTemplate { .. }
         | Verb::EnsureStarted(_)
-        | Verb::EnsureDestroyed(_) => Ok(()),
+        | Verb::EnsureDestroyed(_)
+        | Verb::BackupFacts(_)
+        | Verb::EnsureBackedUp(_)
+        | Verb::TestArchive { .. }
+        | Verb::EnsureArchivesDeleted(_)
+        | Verb::EnsureAdopted(_)
+        | Verb::EnsureReleased(_)
+        | Verb::EnsureMigrated { .. } => Ok(()),
+        Verb::EnsureConfigured { settings, .. } => settings.check().map_err(|error| malformed(error.to_string())),
+        Verb::EnsureGrown { disk_gb, .. } => within("disk_gb", (*disk_gb).into(), 1, 10_240),
+        Verb::RewriteValues { values, .. } => values.check().map_err(|error| malformed(error.to_string())),
         Verb::Confirm(confirm) => within("public_port", confirm.public_port.into(), 1, 65_535),
         Verb::EnsureCreated(spec) => spec.check().map_err(|error| malformed(error.to_string())),
         Verb::EnsureStopped { timeout_s, .. } => within("timeout_s", (*timeout_s).into(), 0, 600),
@@ -117,8 +128,12 @@ pub(crate) fn only_waits(verb: &Verb) -> bool {
     matches!(verb, Verb::AwaitNetwork { .. } | Verb::AwaitHealthy { .. })
 }
 
-/// Whether a cancelled operation need not wait for its end: it only waits, or what it leaves behind goes with the container that is taken back next. The
-/// tool of an installation goes on until the container is stopped.
+/// Whether a cancelled operation need not wait for its end: it only waits or reads, or what it leaves behind goes with what is taken back next. The tool of an
+/// installation goes on until the container is stopped, that of a backup until it is told to end.
 pub(crate) fn may_be_left(verb: &Verb) -> bool {
-    only_waits(verb) || matches!(verb, Verb::InstallRecipe { .. })
+    only_waits(verb)
+        || matches!(
+            verb,
+            Verb::InstallRecipe { .. } | Verb::EnsureBackedUp(_) | Verb::TestArchive { .. }
+        )
 }

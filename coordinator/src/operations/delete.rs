@@ -10,6 +10,7 @@ use super::{
 pub static DELETE: Kind = Kind {
     name: "delete",
     forward_only: true,
+    beside_app: false,
     done: |_| vec![Change::FreeReservations, Change::RemoveApp],
     undone: |_, _| Vec::new(),
     advice: |view| match view.app.vmid {

@@ -17,6 +17,7 @@ use proximity_protocol::{
 pub static DEPLOY: Kind = Kind {
     name: "deploy",
     forward_only: false,
+    beside_app: false,
     done: |_| vec![Change::Status(Status::Running), Change::Reason(None)],
     undone: |_, why| {
         vec![
@@ -47,18 +48,13 @@ pub static DEPLOY: Kind = Kind {
             settle: created,
             chooses: &[FaultKind::VmidTaken],
             undo: Some(Undo {
-                act: acts::destroy,
-                changes: |_| vec![Change::Destroyed],
-                gone: acts::GONE,
+                changes: |_, _| vec![Change::Destroyed],
+                ..Undo::plain(acts::destroy, acts::GONE)
             }),
             ..Step::plain("create", "Create the container", create)
         },
         Step {
-            undo: Some(Undo {
-                act: acts::stop_at_once,
-                changes: |_| Vec::new(),
-                gone: acts::GONE,
-            }),
+            undo: Some(Undo::plain(acts::stop_at_once, acts::GONE)),
             ..Step::plain("start", "Start the container", acts::start)
         },
         Step {
@@ -76,9 +72,8 @@ pub static DEPLOY: Kind = Kind {
             settle: acts::published,
             chooses: &[FaultKind::PortTaken],
             undo: Some(Undo {
-                act: acts::unpublish,
-                changes: |_| vec![Change::Published(None)],
-                gone: acts::GONE,
+                changes: |_, _| vec![Change::Published(None)],
+                ..Undo::plain(acts::unpublish, acts::GONE)
             }),
             ..Step::plain("publish", "Publish the port", acts::publish)
         },

@@ -4,7 +4,7 @@ use super::{
     drive::{Advance, Drive, Moment, Pause},
     record::{self, Draft, RecordError, line},
     settle::why_undone,
-    step::{Change, Kind},
+    step::{Change, Kind, View},
 };
 use crate::{
     domain::{app_state::Status, operation_state::OperationState},
@@ -14,6 +14,24 @@ use crate::{
 /// What was found to be not the app's and so not touched.
 fn left_in_words(left: &[String]) -> Option<String> {
     (!left.is_empty()).then(|| format!("left as it is: {}", left.join("; ")))
+}
+
+fn in_words(why: &str, advice: &str) -> String {
+    format!("{why}. {advice}")
+}
+
+fn app_in_error(words: &str) -> Vec<Change> {
+    vec![Change::Status(Status::Error), Change::Reason(Some(words.to_owned()))]
+}
+
+/// What the registry says when the engine gives an operation up.
+pub(super) fn given_up(kind: &Kind, view: &View<'_>, why: &str, advice: &str) -> Vec<Change> {
+    let words = in_words(why, advice);
+    if kind.beside_app {
+        (kind.undone)(view, &words)
+    } else {
+        app_in_error(&words)
+    }
 }
 
 impl Drive<'_> {
@@ -72,18 +90,16 @@ impl Drive<'_> {
     pub(super) async fn unknown(&self, moment: Moment, why: String) -> Advance {
         let mut draft = Draft::of(moment.operation);
         let advice = "Install the newer version again, or delete the app.".to_owned();
-        self.stuck(&mut draft, why, advice);
+        let changes = app_in_error(&in_words(&why, &advice));
+        self.stuck(&mut draft, changes, why, advice);
         self.write(draft).await
     }
 
-    /// Ends an operation that the engine cannot bring to an end.
-    pub(super) fn stuck(&self, draft: &mut Draft, why: String, advice: String) {
-        let words = format!("{why}. {advice}");
-        draft
-            .lines
-            .push(line(LogLevel::Error, &draft.operation.kind, words.clone()));
-        draft.changes.push(Change::Status(Status::Error));
-        draft.changes.push(Change::Reason(Some(words)));
+    /// Ends an operation that the engine cannot bring to an end. `changes`: see [`given_up`].
+    pub(super) fn stuck(&self, draft: &mut Draft, changes: Vec<Change>, why: String, advice: String) {
+        let words = in_words(&why, &advice);
+        draft.lines.push(line(LogLevel::Error, &draft.operation.kind, words));
+        draft.changes.extend(changes);
         draft.operation.state = OperationState::Stuck;
         draft.operation.reason = Some(why);
         draft.operation.action = Some(advice);

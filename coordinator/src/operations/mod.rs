@@ -11,9 +11,15 @@
 //!
 //! What this room does not do: it decides nothing about who may do what (services do), and it never concludes from silence that something is gone.
 
+pub mod adopt;
+pub mod backup;
+pub mod backup_delete;
+pub mod configure;
 pub mod delete;
 pub mod deploy;
 pub mod engine;
+pub mod forget;
+pub mod migrate;
 pub mod params;
 pub mod publish;
 pub mod record;
@@ -28,7 +34,9 @@ pub mod submit;
 pub mod surroundings;
 
 mod acts;
+pub(crate) mod backup_record;
 mod drive;
+mod environment;
 mod finish;
 pub(crate) mod follow;
 mod revoked;
@@ -48,6 +56,12 @@ pub static KINDS: &[&step::Kind] = &[
     &restart::RESTART,
     &delete::DELETE,
     &publish::PUBLISH,
+    &adopt::ADOPT,
+    &forget::FORGET,
+    &configure::CONFIGURE,
+    &migrate::MIGRATE,
+    &backup::BACKUP,
+    &backup_delete::BACKUP_DELETE,
 ];
 
 /// The kind of that name.

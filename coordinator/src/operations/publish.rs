@@ -10,9 +10,17 @@ use super::{
 pub static PUBLISH: Kind = Kind {
     name: "publish",
     forward_only: false,
+    beside_app: false,
     // It runs all the while; `publish` has noted where the port answers.
     done: |_| Vec::new(),
-    undone: start::failed,
+    undone: |view, why| {
+        if view.operation.error.is_none() {
+            // Cancelled: it goes on running, and reconciliation asks again.
+            Vec::new()
+        } else {
+            start::failed(view, why)
+        }
+    },
     advice: start::START.advice,
     steps: &[
         start::RUN_NETWORK,

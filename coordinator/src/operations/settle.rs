@@ -2,6 +2,7 @@
 
 use super::{
     drive::{Advance, At, Drive, Moment, Pause},
+    finish::given_up,
     record::{Draft, RecordError, line},
     retry::{self, Failed, Verdict},
     step::{Change, Step},
@@ -31,12 +32,19 @@ pub(super) type Sent = Option<(NodeId, StepKey)>;
 impl Drive<'_> {
     pub(super) async fn succeeded(&self, mut moment: Moment, at: At, outcome: Outcome, sent: Sent) -> Advance {
         let changes = match (at.undo, &at.step.undo) {
-            (true, undo) => undo.as_ref().map(|u| (u.changes)(&outcome)).unwrap_or_default(),
+            (true, undo) => undo
+                .as_ref()
+                .map(|u| (u.changes)(&moment.view(&[]), &outcome))
+                .unwrap_or_default(),
             (false, _) => match (at.step.settle)(&moment.view(&[]), &outcome) {
                 Ok(changes) => changes,
                 Err(fault) => return self.failed(moment, at, fault, sent).await,
             },
         };
+        let left = moment.operation.node_id.filter(|node| {
+            let moved = |change: &Change| matches!(change, Change::Moved(to) if to != node);
+            changes.iter().any(moved)
+        });
         let row = self.passed(&mut moment.steps[at.place], at.undo);
         let draft = Draft {
             steps: vec![row],
@@ -45,13 +53,16 @@ impl Drive<'_> {
         };
         let pause = self.write(draft).await?;
         self.committed(sent);
-        Ok(pause)
+        let Some(left) = left else { return Ok(pause) };
+        self.engine.deps().commands.committed(left, self.id, None);
+        // Out of the old node's queue and into the new one's.
+        Ok(Some(pause.unwrap_or(Pause::Until(self.engine.deps().clock.now_ms()))))
     }
 
     /// It is so already.
     async fn already(&self, mut moment: Moment, at: At, fault: &Fault, sent: Sent) -> Advance {
         let changes = match (&at.step.undo, at.undo) {
-            (Some(undo), true) => (undo.changes)(&Outcome::Done),
+            (Some(undo), true) => (undo.changes)(&moment.view(&[]), &Outcome::Done),
             (None, true) => Vec::new(),
             (_, false) => (at.step.settle)(&moment.view(&[]), &Outcome::Done).unwrap_or_default(),
         };
@@ -85,7 +96,7 @@ impl Drive<'_> {
         }
         if !at.undo {
             row.state = StepState::Skipped;
-            row.reason = Some(because);
+            row.reason = (!because.is_empty()).then_some(because);
             draft.operation.state = OperationState::Running;
             draft.operation.reason = None;
         }
@@ -165,11 +176,9 @@ impl Drive<'_> {
                 draft.operation.error.get_or_insert(error);
                 let advice = (at.kind.advice)(&moment.view(&[]));
                 let direction = if at.undo { "taking back: " } else { "" };
-                self.stuck(
-                    &mut draft,
-                    format!("{direction}{}", step_failed(at.step, &fault)),
-                    advice,
-                );
+                let why = format!("{direction}{}", step_failed(at.step, &fault));
+                let changes = given_up(at.kind, &moment.view(&[]), &why, &advice);
+                self.stuck(&mut draft, changes, why, advice);
             }
         }
         match self.try_write(draft).await {

@@ -1,6 +1,7 @@
 //! Use cases: authorise, validate, one transaction, wake the engine. A handler calls one of these and turns the answer into JSON; nothing here knows HTTP.
 
 pub mod apps;
+pub mod backups;
 pub mod operations;
 
 pub mod audit;
@@ -8,6 +9,7 @@ pub mod auth;
 pub mod authority;
 pub mod catalog;
 pub mod clock_alarm;
+pub mod drain;
 pub mod enrolment;
 pub mod hosts;
 pub mod join_tokens;

@@ -2,6 +2,7 @@
 
 use super::{
     Connection, StoreError,
+    apps::Resources,
     row::{get, json, json_opt, number, parse, parse_opt},
 };
 use crate::{
@@ -213,6 +214,26 @@ pub async fn unfinished_of(tx: &mut Connection, app_id: &str) -> Result<Vec<Oper
     .collect()
 }
 
+/// The operations of a kind that have not ended: the node of each, its parameters, and what its app was promised.
+pub async fn under_way(tx: &mut Connection, kind: &str) -> Result<Vec<(Option<NodeId>, Value, Resources)>, StoreError> {
+    sqlx::query(
+        "SELECT o.node_id, o.params, a.resources FROM operations o JOIN apps a ON a.id = o.app_id
+         WHERE o.kind = $1 AND o.state IN ('queued', 'running', 'waiting', 'undoing')",
+    )
+    .bind(kind)
+    .fetch_all(tx)
+    .await?
+    .iter()
+    .map(|row| {
+        Ok((
+            parse_opt(row, "node_id")?,
+            json(row, "params")?,
+            json(row, "resources")?,
+        ))
+    })
+    .collect()
+}
+
 /// The latest operation of an app.
 pub async fn latest_of(tx: &mut Connection, app_id: &str) -> Result<Option<OperationId>, StoreError> {
     sqlx::query("SELECT id FROM operations WHERE app_id = $1 ORDER BY created_at DESC, id DESC LIMIT 1")
@@ -267,13 +288,15 @@ pub async fn step_in(tx: &mut Connection, o: &OperationRow) -> Result<(), StoreE
     Ok(())
 }
 
-/// The app is on another node: what waits its turn begins there.
+/// The app is on another node: what waits its turn begins there, except what is about an archive, which has not moved.
 pub async fn move_queued(tx: &mut Connection, app_id: &str, node: NodeId) -> Result<(), StoreError> {
-    sqlx::query("UPDATE operations SET node_id = $2 WHERE app_id = $1 AND state = 'queued'")
-        .bind(app_id)
-        .bind(node.to_string())
-        .execute(tx)
-        .await?;
+    sqlx::query(
+        "UPDATE operations SET node_id = $2 WHERE app_id = $1 AND state = 'queued' AND kind <> 'backup_delete'",
+    )
+    .bind(app_id)
+    .bind(node.to_string())
+    .execute(tx)
+    .await?;
     Ok(())
 }
 

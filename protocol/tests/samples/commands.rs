@@ -2,16 +2,22 @@
 
 use super::{EPOCH, Sample, conversation::inventory, fault, operation, owner, sample, step, vmid};
 use proximity_protocol::{
+    backup::{
+        ArchiveFacts, ArchiveRef, ArchiveTested, ArchivesToDelete, BackupFacts, BackupMade, BackupMode, BackupQuestion,
+        BackupSpec, Compression, ContainerBackupFacts, PlaceQuestion, VolumeBackupFacts,
+    },
     command::{Command, Confirm, Outcome, Progress, Reply, Target, Verb},
+    examined::{Adopted, Examination, Examined, Listening, OtherGuest, Permission},
     fault::FaultKind,
-    observed::RecordObserved,
+    observed::{RecordObserved, RunState},
     secret::SecretText,
-    spec::{AddressSpec, ContainerSpec, NetworkSpec, Recipe, RecipeFile, VolumeSpec},
+    spec::{AddressSpec, ContainerSpec, NetworkSpec, Recipe, RecipeFile, Settings, Values, VolumeSpec},
 };
 
 pub(super) fn all() -> Vec<Sample> {
     let mut all: Vec<Sample> = verbs()
         .into_iter()
+        .chain(backup_verbs())
         .map(|(name, verb)| {
             sample(
                 format!("command.{name}"),
@@ -33,6 +39,7 @@ pub(super) fn all() -> Vec<Sample> {
     all.extend(
         outcomes()
             .into_iter()
+            .chain(backup_outcomes())
             .map(|(name, outcome)| sample(format!("reply.finished.{name}"), &Reply::Finished(Ok(outcome)))),
     );
     all.extend(faults().map(|kind| sample(format!("reply.fault.{kind:?}"), &Reply::Finished(Err(fault(kind))))));
@@ -70,6 +77,117 @@ fn spec(address: AddressSpec) -> ContainerSpec {
         }],
         keyctl: true,
     }
+}
+
+fn archive() -> ArchiveRef {
+    ArchiveRef {
+        archive: "local:backup/vzdump-lxc-104-2026_11_22-21_11_12.tar.zst"
+            .parse()
+            .unwrap(),
+        app: owner().app,
+        vmid: vmid(),
+    }
+}
+
+fn backup_spec(mode: BackupMode, compression: Compression) -> Verb {
+    Verb::EnsureBackedUp(BackupSpec {
+        target: target(),
+        storage: "local".parse().unwrap(),
+        mode,
+        compression,
+    })
+}
+
+fn backup_verbs() -> Vec<(&'static str, Verb)> {
+    let question = BackupQuestion {
+        target: Some(target()),
+        storage: Some("local".parse().unwrap()),
+        archive: Some(archive()),
+        place: Some(PlaceQuestion {
+            vmid: vmid(),
+            owner: owner(),
+            storage: "local-lvm".parse().unwrap(),
+            bridge: Some("vmbr0".parse().unwrap()),
+        }),
+    };
+    let nothing = BackupQuestion {
+        target: None,
+        storage: None,
+        archive: None,
+        place: None,
+    };
+    vec![
+        ("backup_facts", Verb::BackupFacts(question)),
+        ("backup_facts.nothing", Verb::BackupFacts(nothing)),
+        ("ensure_backed_up", backup_spec(BackupMode::Snapshot, Compression::Zstd)),
+        (
+            "ensure_backed_up.suspend",
+            backup_spec(BackupMode::Suspend, Compression::Gzip),
+        ),
+        ("ensure_backed_up.stop", backup_spec(BackupMode::Stop, Compression::Lzo)),
+        (
+            "test_archive",
+            Verb::TestArchive {
+                archive: archive(),
+                sha256: Some([0xCD; 32]),
+            },
+        ),
+        (
+            "ensure_archives_deleted",
+            Verb::EnsureArchivesDeleted(ArchivesToDelete::One(archive())),
+        ),
+        (
+            "ensure_archives_deleted.of_this_operation",
+            Verb::EnsureArchivesDeleted(ArchivesToDelete::OfThisOperation {
+                target: target(),
+                storage: "local".parse().unwrap(),
+            }),
+        ),
+    ]
+}
+
+fn backup_outcomes() -> Vec<(&'static str, Outcome)> {
+    let volumes = vec![VolumeBackupFacts {
+        key: "mp0".into(),
+        path: "/srv".into(),
+        storage_kind: "lvmthin".into(),
+        left_out: Some("backup=1 is not set".into()),
+    }];
+    let facts = BackupFacts {
+        container: Some(ContainerBackupFacts {
+            running: true,
+            onboot: true,
+            ha_managed: false,
+            waits_for: Some("a backup (vzdump)".into()),
+            volumes: volumes.clone(),
+        }),
+        storage_trouble: Some("it is not mounted".into()),
+        archive: Some(ArchiveFacts {
+            size_bytes: Some(57_127_923),
+            volumes: volumes.clone(),
+            refused: None,
+        }),
+    };
+    let made = BackupMade {
+        archive: archive().archive,
+        format: "tar.zst".into(),
+        size_bytes: Some(57_127_923),
+        mode: BackupMode::Suspend,
+        volumes,
+        duration_s: 8,
+        log: "INFO: Backup job finished successfully\n".into(),
+    };
+    vec![
+        ("backup_facts", Outcome::BackupFacts(Box::new(facts))),
+        ("backed_up", Outcome::BackedUp(Box::new(made))),
+        (
+            "tested",
+            Outcome::Tested(ArchiveTested {
+                sha256: Some([0xCD; 32]),
+                entries: Some(8485),
+            }),
+        ),
+    ]
 }
 
 fn verbs() -> Vec<(&'static str, Verb)> {
@@ -157,6 +275,46 @@ fn verbs() -> Vec<(&'static str, Verb)> {
         ),
         ("ensure_destroyed", Verb::EnsureDestroyed(target())),
         ("records", Verb::Records),
+        ("examine", Verb::Examine { only: Some(vmid()) }),
+        ("examine.all", Verb::Examine { only: None }),
+        ("ensure_adopted", Verb::EnsureAdopted(target())),
+        ("ensure_released", Verb::EnsureReleased(target())),
+        (
+            "ensure_configured",
+            Verb::EnsureConfigured {
+                target: target(),
+                settings: Settings {
+                    cpu_cores: Some(4),
+                    memory_mb: Some(1024),
+                    swap_mb: None,
+                },
+            },
+        ),
+        (
+            "ensure_grown",
+            Verb::EnsureGrown {
+                target: target(),
+                disk_gb: 12,
+            },
+        ),
+        (
+            "rewrite_values",
+            Verb::RewriteValues {
+                target: target(),
+                values: Values {
+                    env: vec![("PASSWORD".parse().unwrap(), SecretText::new("hidden"))],
+                    forget: vec!["COLOR".parse().unwrap()],
+                    timeout_s: 600,
+                },
+            },
+        ),
+        (
+            "ensure_migrated",
+            Verb::EnsureMigrated {
+                target: target(),
+                to: "pve2".parse().unwrap(),
+            },
+        ),
         ("ensure_created.dhcp", Verb::EnsureCreated(spec(AddressSpec::Dhcp))),
     ]
 }
@@ -190,10 +348,69 @@ fn outcomes() -> Vec<(&'static str, Outcome)> {
                 began_unix_s: 1_795_379_901,
             }]),
         ),
+        ("examined", Outcome::Examined(Box::new(examination()))),
+        (
+            "adopted",
+            Outcome::Adopted(Box::new(Adopted {
+                mac: Some("BC:24:11:85:80:3C".parse().unwrap()),
+                running: true,
+                configuration: "hostname: web\n".into(),
+            })),
+        ),
+        (
+            "configured",
+            Outcome::Configured {
+                pending: vec!["memory".into()],
+            },
+        ),
+        ("grown", Outcome::Grown { disk_gb: 12 }),
     ]
 }
 
-fn faults() -> [FaultKind; 25] {
+fn examination() -> Examination {
+    let denied = Permission::Denied {
+        because: "what to change".into(),
+    };
+    Examination {
+        quorate: true,
+        unreadable: vec!["addresses of container 104".into()],
+        containers: vec![Examined {
+            vmid: vmid(),
+            hostname: Some("web".into()),
+            state: RunState::Running,
+            lock: Some("backup".into()),
+            template: false,
+            half_made: false,
+            owner: Some(owner()),
+            adopted: true,
+            cpu_cores: Some(2),
+            memory_mb: 512,
+            swap_mb: 256,
+            memory_used_bytes: Some(41 << 20),
+            root_volume: Some("local-lvm:vm-104-disk-0".into()),
+            mounts: vec!["local-lvm:vm-104-disk-1".into()],
+            ha: false,
+            disk_total_bytes: Some(8 << 30),
+            disk_used_bytes: None,
+            uptime_s: Some(77),
+            addresses: vec![[10, 0, 0, 5].into()],
+            listening: Some(vec![Listening {
+                port: 80,
+                outside: true,
+            }]),
+            pending: vec!["features".into()],
+            adoption: denied.clone(),
+        }],
+        others: vec![OtherGuest {
+            vmid: vmid(),
+            node: "pve2".into(),
+            machine: true,
+        }],
+        destroys_adopted: Permission::Granted,
+    }
+}
+
+fn faults() -> [FaultKind; 28] {
     use FaultKind::*;
     [
         Malformed,
@@ -221,5 +438,8 @@ fn faults() -> [FaultKind; 25] {
         Internal,
         MovedToOtherNode,
         Cancelled,
+        ArchiveMissing,
+        ArchiveDamaged,
+        NotPossible,
     ]
 }

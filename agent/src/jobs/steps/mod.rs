@@ -10,10 +10,19 @@ mod act;
 mod address_probe;
 mod await_healthy;
 mod await_network;
+mod backup_facts;
+mod backup_leftover;
 mod confirm;
+mod ensure_adopted;
+mod ensure_archives_deleted;
+mod ensure_backed_up;
+mod ensure_configured;
 mod ensure_created;
 mod ensure_destroyed;
+mod ensure_grown;
+mod ensure_migrated;
 mod ensure_published;
+mod ensure_released;
 mod ensure_started;
 mod ensure_stopped;
 mod ensure_template;
@@ -22,7 +31,10 @@ mod half_made;
 mod install_recipe;
 mod leftover;
 mod lost;
+mod recipe_script;
+mod rewrite_values;
 mod standing;
+mod test_archive;
 mod validate;
 
 use crate::{facts::cluster, host::NodeContext, policy::Policy};
@@ -44,6 +56,13 @@ pub async fn execute(node: &NodeContext, command: &Command, progress: &ProgressS
     }
     if command.verb == Verb::Records {
         return Ok(Outcome::Records(node.records()?));
+    }
+    if let Verb::Examine { only } = command.verb {
+        // A policy that cannot be read is told with each container instead of hiding them.
+        if let Ok(policy) = Policy::load(&node.config().paths.policy) {
+            policy.check_name(&command.verb)?;
+        }
+        return Ok(Outcome::Examined(Box::new(node.examine(only).await)));
     }
     Policy::load(&node.config().paths.policy)?.check(&command.verb)?;
     if !command.verb.reads_only() && !cluster::members(node)?.quorate {
@@ -72,6 +91,7 @@ async fn run(act: &Act<'_>, verb: &Verb) -> Result<Outcome, Fault> {
     match verb {
         Verb::Inventory => Ok(Outcome::Inventory(Box::new(act.node.inventory().await))),
         Verb::Records => Ok(Outcome::Records(act.node.records()?)),
+        Verb::Examine { only } => Ok(Outcome::Examined(Box::new(act.node.examine(*only).await))),
         Verb::Confirm(confirm) => confirm::run(act, confirm).await,
         Verb::EnsureTemplate { storage, prefix } => ensure_template::run(act, storage, prefix).await,
         Verb::EnsureCreated(spec) => ensure_created::run(act, spec).await,
@@ -92,5 +112,15 @@ async fn run(act: &Act<'_>, verb: &Verb) -> Result<Outcome, Fault> {
         } => ensure_published::run(act, target, *public_port, *address, *port).await,
         Verb::EnsureUnpublished { target, public_port } => ensure_published::undo(act, target, *public_port).await,
         Verb::EnsureDestroyed(target) => ensure_destroyed::run(act, target).await,
+        Verb::EnsureAdopted(target) => ensure_adopted::run(act, target).await,
+        Verb::EnsureReleased(target) => ensure_released::run(act, target).await,
+        Verb::EnsureConfigured { target, settings } => ensure_configured::run(act, target, settings).await,
+        Verb::EnsureGrown { target, disk_gb } => ensure_grown::run(act, target, *disk_gb).await,
+        Verb::RewriteValues { target, values } => rewrite_values::run(act, target, values).await,
+        Verb::EnsureMigrated { target, to } => ensure_migrated::run(act, target, to).await,
+        Verb::BackupFacts(question) => backup_facts::run(act, question).await,
+        Verb::EnsureBackedUp(spec) => ensure_backed_up::run(act, spec).await,
+        Verb::TestArchive { archive, sha256 } => test_archive::run(act, archive, *sha256).await,
+        Verb::EnsureArchivesDeleted(which) => ensure_archives_deleted::run(act, which).await,
     }
 }
