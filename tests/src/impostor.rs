@@ -14,6 +14,7 @@ use proximity_protocol::{
     fault::Fault,
     hello::{Hello, HelloReply, Welcome},
     ids::{Epoch, JoinTokenId, NodeId, NodeName},
+    observed::NodeFacts,
     secret::Secret256,
     token::JoinToken,
 };
@@ -35,6 +36,7 @@ pub struct Impostor {
     /// How far its clock is ahead; `None`: it is older than the question for it.
     ahead: Mutex<Option<time::Duration>>,
     csr_der: Mutex<Vec<u8>>,
+    facts: Mutex<Option<NodeFacts>>,
     /// Who comes for something else than what is waited for stays, and is told nothing.
     patient: bool,
 }
@@ -110,6 +112,7 @@ impl Impostor {
             epoch: 7,
             ahead: Mutex::new(Some(time::Duration::ZERO)),
             csr_der: Mutex::default(),
+            facts: Mutex::default(),
             patient: false,
         })
     }
@@ -177,6 +180,11 @@ impl Impostor {
         self.authority.replace(state, self.node, &csr_der, dates)
     }
 
+    /// What the node that enrolled last is.
+    pub fn facts(&self) -> Option<NodeFacts> {
+        self.facts.lock().expect("nobody panics with it").clone()
+    }
+
     /// Which node it gave the certificate to.
     pub fn node(&self) -> NodeId {
         self.node
@@ -227,6 +235,7 @@ impl Impostor {
             send(&mut tx, &EnrollReply::Granted(grant)).await?;
             tx.finish()?;
             connection.closed().await;
+            *self.facts.lock().expect("nobody panics with it") = Some(request.facts.clone());
             return Ok(request.facts.node_name);
         }
     }

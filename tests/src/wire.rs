@@ -127,6 +127,14 @@ impl Wire {
         within(&self.here, command)
     }
 
+    /// A bridge of this end, with an address.
+    pub fn bridge_here(&self, name: &str, address: &str) -> Result<()> {
+        let here = &self.here;
+        run(&["ip", "-n", here, "link", "add", name, "type", "bridge"])?;
+        run(&["ip", "-n", here, "address", "add", address, "dev", name])?;
+        run(&["ip", "-n", here, "link", "set", name, "up"])
+    }
+
     /// How large a packet the wire takes.
     pub fn mtu(&self, bytes: u32) -> Result<()> {
         for end in [&self.here, &self.there] {

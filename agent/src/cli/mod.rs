@@ -38,14 +38,37 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Subcommands {
     /// Enrol this machine at a coordinator with a join token
+    ///
+    /// Before a token is asked for, it is looked whether the machine is fit (root, Proxmox VE, its tools, quorum), and it is said what the coordinator will
+    /// see of the node, what the node's policy will allow it, and which network is proposed for the apps of the host: bridge, subnet and way out as this node has
+    /// them. A host that is new at the coordinator gets that network; an admin may change it there.
+    ///
+    /// The token comes from a file, from stdin, or from the prompt, where it is not shown; never from the command line. Its secret is sent only after the
+    /// coordinator has shown the key that the token pins and after both clocks were found to agree. Each thing that can be wrong has words of its own, which
+    /// name the remedy, and an exit code of its own; the same token may be used again after all of them but a refusal.
+    ///
+    /// A machine that has joined already is asked whether its identity is to be replaced; where nobody can be asked, --replace says so. Then the service is
+    /// enabled and started, where systemd runs and the configuration is the service's own.
     Join(join::Join),
     /// Run the agent until SIGTERM; tools that it has started go on
     Run,
     /// Show identity, link, open jobs, published ports
+    ///
+    /// Reads files of the agent only: it works whether the agent runs or not, and asks nobody. The fields of --json keep their names.
     Status(status::StatusArguments),
     /// Look for what is wrong with this node and its way to the coordinator; changes nothing
+    ///
+    /// Each finding is ok, warn or fail, and says what to do. With --json: the number of each, and `findings` with `check`, `level`, `says`, `todo`. The
+    /// checks are `coordinator` (each address over UDP, and the size of packets that pass), `clock` (against the coordinator's, the certificate's, and whether it is kept in time),
+    /// `tools`, `pve_version`, `nft_version`, `cluster` (files and quorum), `storage` (what each can do, and how full it is), `published_ports`, `packet_filter` (what
+    /// else flushes or drops), `ip_forward`, `cgroups`, `identity`, `certificate`, `disk` (room and inodes), `policy`, `state_folder`, `agent`. The exit code is 0
+    /// unless a check fails.
     Doctor(doctor::Doctor),
-    /// Undo the join: the identity goes, containers stay
+    /// Undo the join: the coordinator is told, identity and published ports go, containers stay
+    ///
+    /// It refuses while apps are on the node, unless told to keep them, and while tools of the agent run. The coordinator revokes the node: what it still
+    /// counts on it stays in its registry, and the same machine comes back with `join --take-over`. Containers are never touched, nor are the records of whose they
+    /// are below /etc/pve/priv/proximity. An interrupted run may be repeated.
     Leave(leave::Leave),
     /// The node's own policy
     Policy(policy::PolicyArguments),

@@ -13,7 +13,10 @@ pub(super) struct PolicyArguments {
 
 #[derive(Debug, Subcommand)]
 enum PolicyCommand {
-    /// Say what a policy file allows, or where its mistake is
+    /// Say what a policy file allows, verb by verb, or where its mistake is
+    ///
+    /// A mistake is told with its line, its key, and what is allowed there. The agent reads the file before every command: a change takes effect at once, and a file
+    /// that is not valid denies every verb that changes something.
     Check {
         /// The file [default: the node's own]
         file: Option<PathBuf>,

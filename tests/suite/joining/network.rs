@@ -171,3 +171,30 @@ async fn the_address_that_came_nearest_is_told() {
         &[&theirs.address().unwrap(), "Nothing was sent", "make a new token"],
     );
 }
+
+/// The network of the bridge that leads out is told to the operator and, as it is, to the coordinator.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_hosts_network_is_proposed() {
+    let Some(wire) = Wire::new("join of a node with a bridge").unwrap() else {
+        return;
+    };
+    let lone = LoneNode::create().unwrap();
+    wire.bridge_here("vmbr0", "198.51.100.77/26").unwrap();
+    let route = lone.node.root().join("proc/net/route");
+    std::fs::create_dir_all(route.parent().unwrap()).unwrap();
+    // The way out, 198.51.100.65, as the kernel writes it.
+    let line = "vmbr0\t00000000\t416433C6\t0003\t0\t0\t0\t00000000\t0\t0\t0\n";
+    let head = "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\tWindow\tIRTT\n";
+    std::fs::write(route, format!("{head}{line}")).unwrap();
+    let socket = wire.socket_there(PORT).unwrap();
+    let node = NodeId(uuid::Uuid::new_v4());
+    let (impostor, _serving) = hospitable(Impostor::listen_on(socket, Authority::new().unwrap(), node).unwrap());
+    let output = run(wire.here(&join(&lone.node, &impostor.token().unwrap(), &[])));
+    assert!(output.status.success(), "{}", said(&output));
+    let words = "if it is new there: bridge vmbr0, subnet 198.51.100.64/26, gateway 198.51.100.65, addresses by DHCP";
+    assert!(said(&output).contains(words), "{}", said(&output));
+    let facts = impostor.facts().unwrap();
+    let bridge = proximity_protocol::observed::proposed_bridge(&facts.bridges).unwrap();
+    assert_eq!(bridge.network(), Some(([198, 51, 100, 64].into(), 26)));
+    assert_eq!(bridge.gateway, Some([198, 51, 100, 65].into()));
+}
