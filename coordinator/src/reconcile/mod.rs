@@ -95,6 +95,7 @@ impl Reconciler {
         let mut again: HashSet<NodeId> = HashSet::new();
         loop {
             let nodes = tokio::select! {
+                biased;
                 () = shutdown.cancelled() => break,
                 arrival = arrivals.recv() => match arrival {
                     Ok(node) => vec![node],

@@ -133,7 +133,8 @@ fn find(act: &Act<'_>, spec: &ContainerSpec) -> Result<Found, Fault> {
     let Some(conf) = cluster::conf(act.node, vmid)? else {
         return Ok(Found::Nothing);
     };
-    if conf.is_half_made() {
+    // The removal of what was half made may have been broken off in its turn.
+    if conf.is_half_made() || (conf.is_half_destroyed() && !record.is_complete()) {
         return if leftover::is_ours(act, vmid, &record)? {
             Ok(Found::Half)
         } else {
@@ -187,6 +188,7 @@ fn finish(act: &Act<'_>, spec: &ContainerSpec, conf: &Conf, record: OwnershipRec
     };
     if complete != record {
         ownership::write(act.node, spec.vmid, &complete)?;
+        half_made::forget(act.node, spec.vmid)?;
     }
     Ok(Outcome::Created {
         mac: conf.mac().and_then(|mac| MacAddress::new(mac).ok()),
