@@ -50,11 +50,16 @@ impl OwnershipRecord {
         }
     }
 
+    /// Whether the container was made whole: then the record knows its marks.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.root_volume.is_some() || self.mac.is_some()
+    }
+
     /// Whether this configuration is of the container that the record was written for. A record that was never completed (the agent was killed right
     /// after the container was made) knows no marks: then the tag must be there, which a stranger's container has not.
     pub(crate) fn is_of(&self, conf: &Conf) -> bool {
         let tag = conf.has_tag(TAG);
-        if self.root_volume.is_none() && self.mac.is_none() {
+        if !self.is_complete() {
             return tag;
         }
         let volume = self.root_volume.is_some() && self.root_volume.as_deref() == conf.root_volume();

@@ -94,6 +94,7 @@ impl Machine {
         config.host.cgroup = self.path("cgroup");
         config.host.task_log = self.path("log");
         config.host.nft = self.path("usr/bin/nft");
+        config.host.sys_class_net = self.path("sys");
         config.host.pve_tools = self.path("usr/bin");
         config.host.runner = Runner::Fork;
         config.node.address = Some([127, 0, 0, 1].into());

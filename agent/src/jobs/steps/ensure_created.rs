@@ -133,7 +133,8 @@ fn find(act: &Act<'_>, spec: &ContainerSpec) -> Result<Found, Fault> {
     let Some(conf) = cluster::conf(act.node, vmid)? else {
         return Ok(Found::Nothing);
     };
-    if conf.is_half_made() {
+    // The removal of what was half made may have been broken off in its turn.
+    if conf.is_half_made() || (conf.is_half_destroyed() && !record.is_complete()) {
         return if leftover::is_ours(act, vmid, &record)? {
             Ok(Found::Half)
         } else {

@@ -41,6 +41,7 @@ pub(super) fn is_ours(act: &Act<'_>, vmid: Vmid, record: &OwnershipRecord) -> Re
 
 /// Removes it. The record stays.
 pub(super) async fn remove(act: &Act<'_>, vmid: Vmid) -> Result<(), Fault> {
+    check_not_destroyed_now(act, vmid)?;
     act.say(&format!(
         "removing what an interrupted creation of container {vmid} left"
     ));
@@ -51,12 +52,7 @@ pub(super) async fn remove(act: &Act<'_>, vmid: Vmid) -> Result<(), Fault> {
 /// Finishes a destruction that was broken off. Somebody else's that goes on is waited for.
 pub(super) async fn finish_destroying(act: &Act<'_>, container: &Container) -> Result<(), Fault> {
     let vmid = container.vmid;
-    if tasks::is_running(act.node, "vzdestroy", vmid)? {
-        return Err(Fault::new(
-            FaultKind::Locked,
-            format!("container {vmid} is being destroyed by a task of Proxmox; waiting for its end"),
-        ));
-    }
+    check_not_destroyed_now(act, vmid)?;
     act.say(&format!(
         "finishing the destruction of container {vmid}, which was interrupted"
     ));
@@ -68,6 +64,16 @@ pub(super) async fn finish_destroying(act: &Act<'_>, container: &Container) -> R
         argv::destroy_empty(vmid)
     };
     clear(act, vmid, &argv).await
+}
+
+fn check_not_destroyed_now(act: &Act<'_>, vmid: Vmid) -> Result<(), Fault> {
+    if tasks::is_running(act.node, "vzdestroy", vmid)? {
+        return Err(Fault::new(
+            FaultKind::Locked,
+            format!("container {vmid} is being destroyed by a task of Proxmox; waiting for its end"),
+        ));
+    }
+    Ok(())
 }
 
 fn has_run(act: &Act<'_>, operation: OperationId, name: &str, vmid: Vmid) -> Result<bool, Fault> {
