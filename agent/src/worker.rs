@@ -3,7 +3,7 @@
 
 use crate::{
     facts::{Pulse, Sampler},
-    host::{self, NodeContext},
+    host::NodeContext,
     jobs::{
         BoxFuture, JobResult, Replies, Steps,
         journal::{Journal, JournalError, NotWritten},
@@ -145,7 +145,7 @@ impl Steps for Port {
     }
 
     fn forget(&self, operation: OperationId) {
-        host::forget(&self.0, operation);
+        steps::forget(&self.0, operation);
     }
 }
 

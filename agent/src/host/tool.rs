@@ -137,6 +137,26 @@ pub(crate) fn has_run(node: &NodeContext, operation: OperationId, name: &str, vm
     Ok(false)
 }
 
+/// For which containers a tool of that name has run in an operation, as far as its results are kept.
+pub(crate) fn have_run(node: &NodeContext, operation: OperationId, name: &str) -> io::Result<Vec<Vmid>> {
+    let (start, end) = (format!("proximity-op-{operation}-"), format!("-{name}"));
+    let mut found = Vec::new();
+    for entry in fs::read_dir(node.state("tools"))? {
+        let entry = entry?;
+        let unit = entry.file_name().to_string_lossy().into_owned();
+        if !unit.starts_with(&start) || !unit.ends_with(&end) {
+            continue;
+        }
+        let dir = ToolDir(entry.path());
+        if let Some(vmid) = dir.request()?.and_then(|request| request.vmid)
+            && dir.is_claimed()
+        {
+            found.push(vmid);
+        }
+    }
+    Ok(found)
+}
+
 /// Whether this run was ever asked for.
 pub(crate) fn was_asked(node: &NodeContext, id: ToolId<'_>) -> bool {
     node.state("tools").join(id.unit()).join("request.json").exists()

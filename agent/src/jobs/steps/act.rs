@@ -1,6 +1,6 @@
 //! What every step is handed, and how it calls tools.
 
-use super::{ProgressSink, lost};
+use super::{ProgressSink, half_made, lost};
 use crate::{
     host::{
         NodeContext,
@@ -77,6 +77,10 @@ impl Act<'_> {
 
     /// Forgets all calls that have ended: the step has to wait, and acts anew when it comes back.
     pub(super) fn forget_ended(&self) {
+        if let Err(fault) = half_made::keep(self.node, self.operation) {
+            tracing::warn!(%fault, "results of tools are kept");
+            return;
+        }
         if let Err(error) = tool::discard_ended(self.node, self.operation, self.step) {
             tracing::warn!(%error, "results of tools could not be removed");
         }

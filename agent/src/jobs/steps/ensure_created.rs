@@ -188,6 +188,7 @@ fn finish(act: &Act<'_>, spec: &ContainerSpec, conf: &Conf, record: OwnershipRec
     };
     if complete != record {
         ownership::write(act.node, spec.vmid, &complete)?;
+        half_made::forget(act.node, spec.vmid)?;
     }
     Ok(Outcome::Created {
         mac: conf.mac().and_then(|mac| MacAddress::new(mac).ok()),

@@ -25,11 +25,16 @@ mod lost;
 mod standing;
 mod validate;
 
-use crate::{facts::cluster, host::NodeContext, policy::Policy};
+use crate::{
+    facts::cluster,
+    host::{self, NodeContext},
+    policy::Policy,
+};
 use act::Act;
 use proximity_protocol::{
     command::{Command, Outcome, Progress, Verb},
     fault::{Fault, FaultKind},
+    ids::OperationId,
 };
 use tokio::sync::mpsc;
 
@@ -66,6 +71,16 @@ pub async fn execute(node: &NodeContext, command: &Command, progress: &ProgressS
         act.forget_ended();
     }
     result
+}
+
+/// The coordinator has committed all that was done for the operation: what its tools left may go, but not what it proves.
+pub(crate) fn forget(node: &NodeContext, operation: OperationId) {
+    match half_made::keep(node, operation) {
+        Ok(()) => host::forget(node, operation),
+        Err(fault) => {
+            tracing::warn!(%fault, operation_id = %operation, "results of tools are kept; the next commit tries again");
+        }
+    }
 }
 
 async fn run(act: &Act<'_>, verb: &Verb) -> Result<Outcome, Fault> {
