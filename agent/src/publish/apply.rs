@@ -29,8 +29,9 @@ fn failed(what: &str, end: &ShortEnd) -> Fault {
     Fault::new(FaultKind::ToolFailed, format!("nft could not {what}")).with_detail(&end.stderr)
 }
 
-/// Replaces the table, and remembers how it looks then.
+/// Replaces the table, and remembers how it looks then. While that has not succeeded, whatever stands is not what is wanted.
 pub(super) async fn apply(node: &NodeContext, ports: &[PublishedPort], last: &mut TableLastSeen) -> Result<(), Fault> {
+    *last = Some(Value::Null);
     let end = nft(
         node,
         &["-j", "-f", "-"],
@@ -40,7 +41,8 @@ pub(super) async fn apply(node: &NodeContext, ports: &[PublishedPort], last: &mu
     if !end.success {
         return Err(failed("set the table of published ports", &end));
     }
-    *last = list(node).await?;
+    let listed = list(node).await?;
+    *last = listed;
     Ok(())
 }
 

@@ -109,7 +109,8 @@ pub(crate) async fn repair(node: &NodeContext) -> Result<u32, Fault> {
         apply::apply(node, &wanted, &mut last).await?;
         return Ok(0);
     }
-    if wanted.is_empty() || apply::stands(node, &last).await? {
+    // Nothing is wanted, and nothing was ever set.
+    if (wanted.is_empty() && last.is_none()) || apply::stands(node, &last).await? {
         return Ok(0);
     }
     apply::apply(node, &wanted, &mut last).await?;
@@ -222,4 +223,69 @@ pub(crate) async fn unpublish(
         return Ok(());
     }
     apply::apply(node, &wanted, &mut last).await
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::facts::testing;
+    use proximity_protocol::ids::Generation;
+    use std::{fs, os::unix::fs::PermissionsExt, path::Path};
+
+    /// Keeps the table in a file, and refuses to change it while `busy` is there.
+    const NFT: &str = r#"#!/bin/sh
+root=$(dirname "$0")/../..
+case "$*" in
+*"-f -"*)
+    if [ -e "$root/busy" ]; then echo "Error: Device or resource busy" >&2; exit 1; fi
+    cat > "$root/table" ;;
+*)
+    if [ ! -e "$root/table" ]; then echo "Error: No such file or directory" >&2; exit 1; fi
+    cat "$root/table" ;;
+esac
+"#;
+
+    fn node(root: &Path) -> NodeContext {
+        testing::put(root, "usr/bin/nft", NFT);
+        fs::set_permissions(root.join("usr/bin/nft"), fs::Permissions::from_mode(0o755)).unwrap();
+        let node = testing::node(root);
+        let port = PublishedPort {
+            public_port: 8000,
+            vmid: Vmid::new(100).unwrap(),
+            owner: Owner {
+                app: "nginx-a1b2c3d4".parse().unwrap(),
+                generation: Generation(1),
+            },
+            address: [10, 0, 0, 5].into(),
+            port: 80,
+            way_back: WayBack::Elsewhere,
+        };
+        desired::store(&node, &[port]).unwrap();
+        node
+    }
+
+    #[tokio::test]
+    async fn a_table_that_could_not_be_changed_is_changed_at_the_next_look() {
+        let dir = tempfile::tempdir().unwrap();
+        let node = node(dir.path());
+        let leads = || {
+            fs::read_to_string(dir.path().join("table"))
+                .unwrap()
+                .contains("10.0.0.5")
+        };
+        assert_eq!(restore(&node).await.unwrap(), 1);
+        assert!(leads());
+        // The container moves to another node just when somebody else changes the packet filter.
+        let members = r#"{"nodename":"pve1","cluster":{"name":"c","quorate":1}}"#;
+        testing::put(dir.path(), "etc/pve/.members", members);
+        let list = r#"{"version":2,"ids":{"100":{"node":"pve2","type":"lxc","version":1}}}"#;
+        testing::put(dir.path(), "etc/pve/.vmlist", list);
+        testing::put(dir.path(), "busy", "");
+        drop_departed(&node).await.unwrap_err();
+        assert!(leads(), "it could not be changed");
+        fs::remove_file(dir.path().join("busy")).unwrap();
+        repair(&node).await.unwrap();
+        assert!(!leads(), "the port leads to a container that is not here any more");
+    }
 }
