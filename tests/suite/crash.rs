@@ -1,5 +1,5 @@
 //! `kill -9` of the coordinator, and of the agent, while each tool of deploy and delete is at work. The tool is held by the simulator's script, so the kill
-//! lands where it is meant to; afterwards the tool goes on, is found again, and has run once.
+//! lands where it is meant to; afterwards the tool goes on, is found again, and has run once. Which tools there are is told by the agent's own list.
 
 #![allow(clippy::unwrap_used)]
 
@@ -19,6 +19,20 @@ enum Victim {
     Both,
 }
 
+/// What has to be so for the tool to be called at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Before {
+    Nothing,
+    /// The template is not on the storage.
+    NoTemplate,
+    /// Nor is it in the index of downloads.
+    NoIndex,
+    /// The first try of `pct create` is killed half way.
+    HalfMade,
+    /// The installation fails for good, so that the deployment is taken back.
+    NotInstallable,
+}
+
 /// A tool's call at which the kill happens: which operation it belongs to, tool, subcommand, how many calls to let pass.
 struct Point {
     operation: &'static str,
@@ -26,6 +40,7 @@ struct Point {
     sub: &'static str,
     skip: u64,
     at: At,
+    before: Before,
 }
 
 const fn point(operation: &'static str, tool: &'static str, sub: &'static str, skip: u64, at: At) -> Point {
@@ -35,11 +50,29 @@ const fn point(operation: &'static str, tool: &'static str, sub: &'static str, s
         sub,
         skip,
         at,
+        before: Before::Nothing,
+    }
+}
+
+impl Point {
+    const fn before(mut self, before: Before) -> Self {
+        self.before = before;
+        self
+    }
+
+    /// How the operation ends.
+    fn end(&self) -> &'static str {
+        match self.before {
+            Before::NotInstallable => "undone",
+            _ => "done",
+        }
     }
 }
 
 const POINTS: &[Point] = &[
-    point("deploy", "pveam", "download", 0, At::Middle),
+    point("deploy", "pveam", "available", 0, At::Middle).before(Before::NoTemplate),
+    point("deploy", "pveam", "download", 0, At::Middle).before(Before::NoTemplate),
+    point("deploy", "pveam", "update", 0, At::Middle).before(Before::NoIndex),
     point("deploy", "pct", "create", 0, At::Before),
     point("deploy", "pct", "create", 0, At::Middle),
     point("deploy", "pct", "create", 0, At::After),
@@ -49,12 +82,64 @@ const POINTS: &[Point] = &[
     point("deploy", "pct", "exec", 0, At::Before),
     point("deploy", "pct", "exec", 0, At::After),
     point("deploy", "pct", "exec", 1, At::Before),
+    point("deploy", "pct", "unlock", 0, At::Before).before(Before::HalfMade),
+    point("deploy", "pct", "stop", 0, At::Before).before(Before::NotInstallable),
+    point("deploy", "pct", "stop", 0, At::After).before(Before::NotInstallable),
     point("delete", "pct", "shutdown", 0, At::Before),
     point("delete", "pct", "shutdown", 0, At::After),
     point("delete", "pct", "destroy", 0, At::Before),
     point("delete", "pct", "destroy", 0, At::Middle),
     point("delete", "pct", "destroy", 0, At::After),
 ];
+
+/// Tools that no hollow node ever calls, and where they are met.
+const ELSEWHERE: &[(&str, &str)] = &[
+    // A mount that a killed `pct create` leaves: only real containers have one.
+    ("/bin/umount", ""),
+];
+
+#[test]
+fn every_tool_of_the_agent_is_killed_in() {
+    for (tool, sub) in proximity_agent::pve::TOOLS {
+        let met = POINTS.iter().any(|point| (point.tool, point.sub) == (*tool, *sub));
+        assert!(
+            met || ELSEWHERE.contains(&(*tool, *sub)),
+            "nobody is killed while {tool} {sub} is at work: give it a point"
+        );
+    }
+}
+
+/// Makes it so, and answers what the node's script needs for it besides.
+fn prepare(fleet: &Fleet, before: Before) -> Result<Vec<Rule>> {
+    let root = fleet.nodes[0].root();
+    let mut rules = Vec::new();
+    match before {
+        Before::Nothing => {}
+        Before::NoTemplate | Before::NoIndex => {
+            for entry in std::fs::read_dir(root.join("var/lib/vz/template/cache"))? {
+                std::fs::remove_file(entry?.path())?;
+            }
+            if before == Before::NoIndex {
+                std::fs::remove_file(root.join("var/lib/pve-manager/apl-info/download.proxmox.com"))?;
+            }
+        }
+        Before::HalfMade => rules.push(
+            Rule::on("pct", Fault::KillSelf)
+                .subcommand("create")
+                .at(At::Middle)
+                .times(1),
+        ),
+        Before::NotInstallable => {
+            let fails = Fault::Fail {
+                exit: 1,
+                stderr: "no such package".into(),
+                stdout: String::new(),
+            };
+            rules.push(Rule::on("pct", fails).subcommand("exec").at(At::Middle));
+        }
+    }
+    Ok(rules)
+}
 
 async fn reached(file: &Path) -> Result<()> {
     let mark = file.with_extension("go.reached");
@@ -72,13 +157,11 @@ async fn strike(fleet: &mut Fleet, victim: Victim, point: &Point, number: usize)
         .at(point.at)
         .skip(point.skip)
         .times(1);
-    if point.tool == "pveam" {
-        let cache = fleet.nodes[0].root().join("var/lib/vz/template/cache");
-        for entry in std::fs::read_dir(&cache)? {
-            std::fs::remove_file(entry?.path())?;
-        }
-    }
-    let arm = |fleet: &Fleet| fleet.nodes[0].script(&Script::new().rule(pause.clone()));
+    let besides = prepare(fleet, point.before)?;
+    let arm = |fleet: &Fleet| {
+        let script = Script::new().rule(pause.clone());
+        fleet.nodes[0].script(&besides.iter().cloned().fold(script, Script::rule))
+    };
     if point.operation == "deploy" {
         arm(fleet)?;
     }
@@ -110,7 +193,7 @@ async fn strike(fleet: &mut Fleet, victim: Victim, point: &Point, number: usize)
         .operation_end(&operation, PATIENCE)
         .await
         .with_context(|| fleet.logs())?;
-    if ended["state"] != "done" {
+    if ended["state"] != point.end() {
         bail!(
             "the {} ended {}: {ended:#}\n{}",
             point.operation,
@@ -122,7 +205,7 @@ async fn strike(fleet: &mut Fleet, victim: Victim, point: &Point, number: usize)
     if hits[0].acted != 1 {
         bail!("the point was not reached: {hits:?}");
     }
-    if point.operation == "deploy" {
+    if point.end() == "done" && point.operation == "deploy" {
         let app = fleet.client.app_status(&id, &["running"], PATIENCE).await?;
         let url = app["url"].as_str().context("url")?;
         proximity_tests::api::page(url)
@@ -133,6 +216,17 @@ async fn strike(fleet: &mut Fleet, victim: Victim, point: &Point, number: usize)
             bail!("{} {} ran {} times", point.tool, point.sub, hits[0].reached);
         }
         fleet.assert_promises().await?;
+        let deleted = fleet.client.delete(&format!("/api/apps/{id}")).await?.expect(202)?;
+        let operation = deleted["operation_id"].as_str().context("operation_id")?;
+        fleet.client.operation_end(operation, PATIENCE).await?;
+    }
+    if point.end() == "undone" {
+        fleet.nodes[0].script(&Script::new())?;
+        fleet.assert_promises().await?;
+        let left = fleet.nodes[0].files().read()?;
+        if !left.containers.is_empty() || !left.records.is_empty() {
+            bail!("the deployment was taken back, and something is left: {left:?}");
+        }
         let deleted = fleet.client.delete(&format!("/api/apps/{id}")).await?.expect(202)?;
         let operation = deleted["operation_id"].as_str().context("operation_id")?;
         fleet.client.operation_end(operation, PATIENCE).await?;

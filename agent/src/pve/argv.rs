@@ -10,6 +10,23 @@ use std::path::Path;
 /// The tag of our containers. Decoration: the ownership record decides.
 pub(crate) const TAG: &str = "proximity";
 
+/// Every tool and command that the agent can call. Whoever adds one shows what becomes of it when the agent is killed meanwhile (`tests/suite/crash.rs` takes
+/// its list from here).
+pub const TOOLS: &[(&str, &str)] = &[
+    ("pct", "create"),
+    ("pct", "start"),
+    ("pct", "shutdown"),
+    ("pct", "stop"),
+    ("pct", "unlock"),
+    ("pct", "destroy"),
+    ("pct", "push"),
+    ("pct", "exec"),
+    ("pveam", "update"),
+    ("pveam", "available"),
+    ("pveam", "download"),
+    ("/bin/umount", ""),
+];
+
 /// One call of one tool.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Argv {
@@ -18,11 +35,20 @@ pub(crate) struct Argv {
     pub(crate) words: Vec<String>,
 }
 
-fn pct<const N: usize>(words: [String; N]) -> Argv {
-    Argv {
-        tool: "pct",
-        words: words.into(),
+impl Argv {
+    fn of(tool: &'static str, words: Vec<String>) -> Self {
+        let sub = if tool.starts_with('/') {
+            ""
+        } else {
+            words.first().map_or("", String::as_str)
+        };
+        debug_assert!(TOOLS.contains(&(tool, sub)), "{tool} {sub} is not in the list of tools");
+        Self { tool, words }
     }
+}
+
+fn pct<const N: usize>(words: [String; N]) -> Argv {
+    Argv::of("pct", words.into())
 }
 
 /// `pct create`.
@@ -52,7 +78,7 @@ pub(crate) fn create(spec: &ContainerSpec) -> Argv {
         let servers: Vec<String> = spec.network.dns.iter().map(ToString::to_string).collect();
         option("nameserver", servers.join(" "));
     }
-    Argv { tool: "pct", words }
+    Argv::of("pct", words)
 }
 
 fn net0(network: &NetworkSpec) -> String {
@@ -100,10 +126,7 @@ pub(crate) fn unlock(vmid: Vmid) -> Argv {
 
 /// `umount`, for what a killed `pct create` leaves: `pct unmount` works on `lock: mounted` only.
 pub(crate) fn unmount(point: &Path) -> Argv {
-    Argv {
-        tool: "/bin/umount",
-        words: vec![point.to_string_lossy().into_owned()],
-    }
+    Argv::of("/bin/umount", vec![point.to_string_lossy().into_owned()])
 }
 
 /// `pct destroy` with its disks, also those that its configuration does not name, and its entries in backup jobs.
@@ -181,27 +204,18 @@ pub(crate) fn run_script(vmid: Vmid, script: &str) -> Argv {
 
 /// `pveam update`: a fresh index of templates.
 pub(crate) fn template_index() -> Argv {
-    Argv {
-        tool: "pveam",
-        words: vec!["update".into()],
-    }
+    Argv::of("pveam", vec!["update".into()])
 }
 
 /// `pveam available`.
 pub(crate) fn templates_available() -> Argv {
-    Argv {
-        tool: "pveam",
-        words: vec!["available".into(), "--section".into(), "system".into()],
-    }
+    Argv::of("pveam", vec!["available".into(), "--section".into(), "system".into()])
 }
 
 /// `pveam download`. `name` comes from the index and is checked by the caller as part of a [`VolumeId`].
 pub(crate) fn template_download(storage: &StorageId, template: &VolumeId) -> Argv {
     let name = template.as_str().rsplit('/').next().unwrap_or_default().to_owned();
-    Argv {
-        tool: "pveam",
-        words: vec!["download".into(), storage.to_string(), name],
-    }
+    Argv::of("pveam", vec!["download".into(), storage.to_string(), name])
 }
 
 #[cfg(test)]

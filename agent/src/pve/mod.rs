@@ -8,3 +8,5 @@ pub(crate) mod ha;
 pub(crate) mod storage_cfg;
 pub(crate) mod tasks;
 pub(crate) mod words;
+
+pub use argv::TOOLS;
