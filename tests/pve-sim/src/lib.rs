@@ -49,7 +49,7 @@
 //! | `template-pool/` (or `template_pool` of `node.json`) | what `pveam download` copies from; with a file `offline` in it, or without the template, the download fails |
 //! | `proc/{meminfo,stat,uptime,loadavg,cpuinfo,version,net/unix,net/dev,sys/kernel/random/boot_id,sys/net/ipv4/ip_forward}` | the node (hollow) |
 //! | `proc/<init pid>/…`, `sys/fs/cgroup/lxc/<id>/…`, `sys/class/net/…` | containers (hollow), see [`body::hollow`] |
-//! | `var/lib/lxc/<id>/{init.pid,address,installed,exec.log,files/,deaf}` | containers (hollow), see [`body::hollow`] |
+//! | `var/lib/lxc/<id>/{init.pid,address,installed,listens,exec.log,files/,deaf}` | containers (hollow), see [`body::hollow`] |
 //! | `serve/{lock,wanted,done,state.json}` | between the tools and `serve` |
 //!
 //! # Faults

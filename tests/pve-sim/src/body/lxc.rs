@@ -123,6 +123,10 @@ impl Body for LxcBody {
         volumes::roll_back(ct, name)
     }
 
+    fn grow(&self, ct: &Ct<'_>, image: &Path) -> Result<(), BodyError> {
+        volumes::grow(image, self.is_running(ct.layout, ct.vmid))
+    }
+
     fn start(&self, ct: &Ct<'_>) -> Result<u32, BodyError> {
         let settings = Settings::of(ct.layout)?;
         refuse_privileged(ct.conf)?;

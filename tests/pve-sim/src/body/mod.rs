@@ -193,6 +193,12 @@ pub trait Body: Send + Sync + Debug {
     /// When they could not be copied back.
     fn roll_back(&self, ct: &Ct<'_>, name: &str) -> Result<(), BodyError>;
 
+    /// The file system on an image that has grown follows, whether the container runs or not.
+    ///
+    /// # Errors
+    /// When it could not be made larger; `pct` prints that and still exits 0.
+    fn grow(&self, ct: &Ct<'_>, image: &Path) -> Result<(), BodyError>;
+
     /// Starts it and returns the process id of its init when it runs. The bridges have been checked.
     ///
     /// # Errors

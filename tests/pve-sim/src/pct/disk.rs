@@ -84,7 +84,12 @@ pub(super) fn resize(call: &mut Call<'_>, vmid: u32) -> Result<(), Stop> {
         }
         properties.set("size", format_size(new));
         config.current.set(&disk, properties.render(Some("volume"), &[]));
-        pmxcfs::save(call.layout(), vmid, &config)
+        pmxcfs::save(call.layout(), vmid, &config)?;
+        if raw && let Err(error) = call.with_ct(vmid, &config.current, |body, ct| body.grow(ct, &path)) {
+            // The volume and the configuration stay as they are now (PVE::API2::LXC).
+            call.complain(&format!("Failed to update the container's filesystem: {error}\n"));
+        }
+        Ok(())
     })
     .map(drop)
 }

@@ -5,7 +5,7 @@
 //! something waits for that, at most 2 s, so that a port answers when `nft` or `pct start` has ended. What is open lies in
 //! `<root>/serve/state.json`. Every second it also moves the figures in `/proc` and the cgroup tree.
 //!
-//! Open are: on a container's own address the port of its recipe (`…/files/var/lib/proximity/recipe/port`), the
+//! Open are: on a container's own address the port of its recipe (`…/files/var/lib/proximity/recipe/port`), those of its file `listens`, the
 //! `default_ports` of the node, and the targets of DNAT rules; on the node's address the published ports. Only running
 //! containers with an installed app answer. The same process runs HA's daemons, if the node is in a cluster.
 
@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::body::hollow::{inside, kernel};
+use crate::body::hollow::kernel;
 use crate::clock::{Clock, SystemClock};
 use crate::cluster::Cluster;
 use crate::conf::CtConfig;
@@ -158,7 +158,8 @@ fn stubs(layout: &Layout) -> io::Result<BTreeMap<SocketAddrV4, Stub>> {
     for owner in std::iter::once(layout.clone()).chain(peers(layout)?) {
         let is_own = owner.info().name == layout.info().name;
         for vmid in kernel::running(&owner) {
-            if !owner.guest_dir(vmid).join("installed").exists() {
+            let listens = kernel::listens(&owner, vmid);
+            if listens.is_empty() && !owner.guest_dir(vmid).join("installed").exists() {
                 continue;
             }
             let Some(address) = kernel::address(&owner, vmid) else {
@@ -172,8 +173,7 @@ fn stubs(layout: &Layout) -> io::Result<BTreeMap<SocketAddrV4, Stub>> {
                 port,
             };
             let mut ports: BTreeSet<u16> = owner.info().default_ports.iter().copied().collect();
-            let recipe = fs::read_to_string(inside(&owner, vmid, "/var/lib/proximity/recipe/port")).ok();
-            ports.extend(recipe.and_then(|text| text.trim().parse::<u16>().ok()));
+            ports.extend(listens);
             for (public, target) in published.iter().filter(|(_, target)| target.address == address) {
                 ports.insert(target.port);
                 stubs.insert(SocketAddrV4::new(layout.info().address, *public), stub(target.port));

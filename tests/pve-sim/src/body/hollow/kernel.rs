@@ -2,9 +2,10 @@
 //!
 //! - `<root>/proc/net/unix`: a line `@/var/lib/lxc/<id>/command` for each that runs
 //! - `<root>/proc/net/dev` and `<root>/sys/class/net/veth<id>i<n>/`: its interfaces on the node
-//! - `<root>/proc/<pid>/{net/fib_trie,net/route,net/dev,net/tcp,cgroup,status,comm}`: its init, with its addresses
+//! - `<root>/proc/<pid>/{net/fib_trie,net/route,net/dev,net/tcp,cgroup,stat,status,comm}`: its init, with its addresses and the ports on which it listens
 //! - `<root>/sys/fs/cgroup/lxc/<id>/{cgroup.procs,ns/cgroup.procs,memory.current,memory.stat,memory.max,cpu.stat,io.stat,…}` (v2)
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
 use std::io;
@@ -57,10 +58,8 @@ pub(crate) fn start(ct: &Ct<'_>) -> Result<u32, BodyError> {
             &process.join("net/dev"),
             net_dev([("lo".to_owned(), 0, 0), ("eth0".to_owned(), 2274, 866)]),
         )?;
-        put(
-            &process.join("net/tcp"),
-            "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n",
-        )?;
+        put(&process.join("net/tcp"), net_tcp(&listens(ct.layout, ct.vmid)))?;
+        put(&process.join("stat"), stat(ct.layout, pid))?;
         put(&process.join("cgroup"), format!("0::/lxc/{}/ns/init.scope\n", ct.vmid))?;
         put(&process.join("comm"), "systemd\n")?;
         put(
@@ -85,6 +84,59 @@ pub(crate) fn start(ct: &Ct<'_>) -> Result<u32, BodyError> {
         show_running(ct.layout)?;
         Ok(pid)
     })
+}
+
+/// The app in it has come or gone: what listens is shown anew.
+pub(crate) fn show_listening(layout: &Layout, vmid: u32) -> Result<(), BodyError> {
+    locked(layout, || {
+        let Some((pid, _)) = init_of(layout, vmid) else {
+            return Ok(());
+        };
+        let path = layout.proc().join(format!("{pid}/net/tcp"));
+        put(&path, net_tcp(&listens(layout, vmid)))
+    })
+}
+
+/// TCP ports on which something listens inside: that of the recipe once it is installed, and those of the file `listens`.
+pub(crate) fn listens(layout: &Layout, vmid: u32) -> BTreeSet<u16> {
+    let folder = layout.guest_dir(vmid);
+    let numbers = |text: String| -> Vec<u16> { text.split_whitespace().filter_map(|word| word.parse().ok()).collect() };
+    let mut ports: BTreeSet<u16> = fs::read_to_string(folder.join("listens"))
+        .map(numbers)
+        .unwrap_or_default()
+        .into_iter()
+        .collect();
+    if folder.join("installed").exists() {
+        let port = super::inside(layout, vmid, "/var/lib/proximity/recipe/port");
+        ports.extend(fs::read_to_string(port).map(numbers).unwrap_or_default());
+    }
+    ports
+}
+
+/// Sockets that listen on every address (`0A`, TCP_LISTEN).
+fn net_tcp(ports: &BTreeSet<u16>) -> String {
+    let mut text =
+        "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n".to_owned();
+    for (slot, port) in ports.iter().enumerate() {
+        let _ = writeln!(
+            text,
+            "{slot:4}: 00000000:{port:04X} 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 {} 1 0000000000000000 100 0 0 10 0",
+            50_000 + slot
+        );
+    }
+    text
+}
+
+/// Of a process that has just begun: field 22 is its start in hundredths of a second since boot (proc_pid_stat(5)).
+fn stat(layout: &Layout, pid: u32) -> String {
+    let uptime = fs::read_to_string(layout.proc().join("uptime")).unwrap_or_default();
+    let uptime_s: f64 = uptime
+        .split_whitespace()
+        .next()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(0.0);
+    let started = uptime_s * 100.0;
+    format!("{pid} (systemd) S 1 {pid} {pid} 0 -1 4194560 1 1 0 0 1 1 0 0 20 0 1 0 {started:.0} 1 1 0\n")
 }
 
 /// Stopped, or was not running: both fine.

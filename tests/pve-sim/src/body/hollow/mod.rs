@@ -6,6 +6,7 @@
 //! | `<root>/var/lib/lxc/<id>/address` | its address, `a.b.c.d/prefix`, kept over restarts |
 //! | `<root>/var/lib/lxc/<id>/files/` | what was pushed or made inside |
 //! | `<root>/var/lib/lxc/<id>/installed` | there once `install` of the recipe has run |
+//! | `<root>/var/lib/lxc/<id>/listens` | made by a test before a start: ports on which an app listens that nobody installed through a recipe |
 //! | `<root>/var/lib/lxc/<id>/exec.log` | every command that was run inside, one JSON list per line |
 //! | `<root>/var/lib/lxc/<id>/snapshots/<name>/` | files and mark as a snapshot kept them |
 //! | `<root>/var/lib/lxc/<id>/deaf` | made by a test: it does not react to a shutdown |
@@ -19,12 +20,12 @@
 //! |---|---|
 //! | `<root>/proc/net/unix` | a line `@/var/lib/lxc/<id>/command` for each that runs |
 //! | `<root>/proc/net/dev`, `<root>/sys/class/net/veth<id>i<n>/` | its interfaces on the node |
-//! | `<root>/proc/<pid>/{net/fib_trie,net/route,net/dev,net/tcp,cgroup,status,comm}` | its init, with address and default route |
+//! | `<root>/proc/<pid>/{net/fib_trie,net/route,net/dev,net/tcp,cgroup,stat,status,comm}` | its init, with address, default route and listening ports |
 //! | `<root>/sys/fs/cgroup/lxc/<id>/ns/init.scope/cgroup.procs` | `<pid>` |
 //! | `<root>/sys/fs/cgroup/lxc/<id>/{memory.current,memory.stat,memory.max,memory.swap.*,cpu.stat,cpu.max,io.stat,*.pressure}` | figures (version 2); `serve` moves them every second |
 //!
-//! Run inside can be: what the recipe runner uses (`mkdir`, `chmod`, `/bin/sh /var/lib/proximity/recipe/install` and
-//! `…/health`, which fails until the former was run) and `true false echo cat ls rm test env hostname touch sh -c`.
+//! Run inside can be: what the recipe runner uses (`mkdir`, `chmod`, `rm`, `test`, `/bin/sh /var/lib/proximity/recipe/install`,
+//! `…/files/configure` and `…/health`, which both fail until the first was run) and `true false echo cat ls rm test env hostname touch sh -c`.
 
 pub(crate) mod archive;
 pub(crate) mod kernel;
@@ -140,6 +141,10 @@ impl Body for HollowBody {
         let folder = ct.layout.guest_dir(ct.vmid);
         remove_tree(&folder.join("files"))?;
         copy_container(&kept(ct.layout, ct.vmid, Some(name)), &folder)
+    }
+
+    fn grow(&self, _: &Ct<'_>, _: &Path) -> Result<(), BodyError> {
+        Ok(())
     }
 
     fn start(&self, ct: &Ct<'_>) -> Result<u32, BodyError> {

@@ -1,8 +1,8 @@
 //! What can be run inside a hollow container. Every command line is recorded in `exec.log`; a few are played: those that
 //! the recipe runner uses, and what the transcripts run. Anything else fails loudly with exit 99.
 //!
-//! `/bin/sh /var/lib/proximity/recipe/install` marks the app as installed, `…/run` runs it; `…/health` fails until then. All must have
-//! been pushed.
+//! `/bin/sh /var/lib/proximity/recipe/install` marks the app as installed; `…/health` and `…/files/configure` fail until then; `…/run`
+//! runs one of them. Each must have been pushed.
 
 use std::fs;
 use std::io::Write;
@@ -122,7 +122,7 @@ impl Words<'_, '_> {
         }
     }
 
-    /// `run`, `install` and `health` of the recipe. `run` is the agent's own: it runs `install` and keeps its exit code in `end`.
+    /// `run`, `install`, `health` and `files/configure` of the recipe. `run` is the agent's own: it runs another and keeps its exit code in `end`.
     fn script_file(&mut self, script: &str, words: &[&str]) -> Result<i32, BodyError> {
         if !self.path(script).is_file() {
             return Ok(self.err(&format!("sh: 0: cannot open {script}: No such file"), 2));
@@ -131,18 +131,22 @@ impl Words<'_, '_> {
         match script.strip_prefix(RECIPE).map(|name| name.trim_start_matches('/')) {
             Some("install") => {
                 fs::write(&mark, "").map_err(io_at(&mark))?;
+                super::kernel::show_listening(self.ct.layout, self.ct.vmid)?;
                 super::nudge(self.ct)?;
                 self.out("simulated by pve-sim (hollow body): nothing was really installed\n")
             }
             Some("run") => {
-                let code = self.script_file(&format!("{RECIPE}/install"), &[])?;
+                let script = words.get(1).unwrap_or(&"install");
+                let code = self.script_file(&format!("{RECIPE}/{script}"), &[])?;
                 let end = self.path(&format!("{RECIPE}/end"));
                 let text = format!("{} {code}\n", words.first().unwrap_or(&""));
                 fs::write(&end, text).map_err(io_at(&end))?;
                 Ok(code)
             }
-            Some("health") if mark.exists() => Ok(0),
-            Some("health") => Ok(self.err("simulated by pve-sim (hollow body): not installed yet", 1)),
+            Some("health" | "files/configure") if mark.exists() => Ok(0),
+            Some("health" | "files/configure") => {
+                Ok(self.err("simulated by pve-sim (hollow body): not installed yet", 1))
+            }
             _ => Ok(self.err(&format!("pve-sim: not simulated: exec sh {script}"), EXIT_NOT_SIMULATED)),
         }
     }

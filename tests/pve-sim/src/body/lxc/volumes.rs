@@ -186,6 +186,30 @@ pub(super) fn roll_back(ct: &Ct<'_>, name: &str) -> Result<(), BodyError> {
     Ok(())
 }
 
+/// The file system on an image that has grown follows: through the loop devices that it is mounted by, or checked first and then as a file.
+pub(super) fn grow(image: &Path, running: bool) -> Result<(), BodyError> {
+    let program = |name: &str, args: &[&str], file: &Path| {
+        let mut command = Command::new(name);
+        command.args(args).arg(file);
+        child::run(command)
+    };
+    if !running {
+        program("e2fsck", &["-f", "-y"], image)?;
+        return program("resize2fs", &[], image).map(drop);
+    }
+    let (listed, _) = program("losetup", &["--noheadings", "--output", "NAME", "--associated"], image)?;
+    let devices: Vec<&str> = listed.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    if devices.is_empty() {
+        let why = "internal error: CT running but mount point not attached to a loop device";
+        return Err(BodyError::Failed(why.to_owned()));
+    }
+    for device in devices {
+        program("losetup", &["--set-capacity"], Path::new(device))?;
+        program("resize2fs", &[], Path::new(device))?;
+    }
+    Ok(())
+}
+
 /// Unmounts the container's disks.
 pub(super) fn release(ct: &Ct<'_>) -> Result<(), BodyError> {
     let root = tree(ct);
