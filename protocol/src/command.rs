@@ -1,12 +1,14 @@
 //! The typed verbs that an agent knows, and its answers. There is no verb that runs a command line.
 
 use crate::{
+    examined::{Adopted, Examination},
     fault::Fault,
     ids::{
-        AppId, BridgeName, Epoch, MacAddress, OperationId, Owner, StepKey, StorageId, TemplatePrefix, Vmid, VolumeId,
+        AppId, BridgeName, Epoch, MacAddress, NodeName, OperationId, Owner, StepKey, StorageId, TemplatePrefix, Vmid,
+        VolumeId,
     },
     observed::{Inventory, RecordObserved},
-    spec::{ContainerSpec, Recipe},
+    spec::{ContainerSpec, Recipe, Settings, Values},
 };
 use serde::{Deserialize, Serialize};
 use std::net::Ipv4Addr;
@@ -94,6 +96,44 @@ pub enum Verb {
     EnsureDestroyed(Target),
     /// Tells every ownership record that the node sees, in a cluster those of all its nodes. Reads only; not journaled.
     Records,
+    /// Tells more of containers than an inventory does. Reads only; not journaled.
+    Examine {
+        /// Only this one; `None` means every container of the node.
+        only: Option<Vmid>,
+    },
+    /// The container, which somebody else made, is recorded as the app's. Refused unless the node's own policy allows it. Nothing of the container itself
+    /// is changed.
+    EnsureAdopted(Target),
+    /// The adopted container is nobody's again: its ports are closed and its record is removed. Nothing of the container itself is changed.
+    EnsureReleased(Target),
+    /// Cores and memory are as given, now or after the next start. Refused for adopted containers.
+    EnsureConfigured {
+        /// Which container.
+        target: Target,
+        /// What.
+        settings: Settings,
+    },
+    /// The root volume is at least that large. It is never made smaller. Refused for adopted containers.
+    EnsureGrown {
+        /// Which container.
+        target: Target,
+        /// GiB, 1 to 10 240.
+        disk_gb: u32,
+    },
+    /// The recipe's values inside the container are these, and its script for changed values has succeeded. Refused for adopted containers.
+    RewriteValues {
+        /// Which container.
+        target: Target,
+        /// What.
+        values: Values,
+    },
+    /// The container is on that node of its cluster. It is moved only while it does not run. Refused for adopted containers and for those that HA manages.
+    EnsureMigrated {
+        /// Which container.
+        target: Target,
+        /// The node.
+        to: NodeName,
+    },
 }
 
 /// A container that a verb acts on: refused unless the node's ownership record says the same.
@@ -124,7 +164,7 @@ pub struct Confirm {
 
 impl Verb {
     /// The word of each verb, as [`Verb::name`] gives it.
-    pub const NAMES: [&str; 13] = [
+    pub const NAMES: [&str; 20] = [
         "inventory",
         "confirm",
         "ensure_template",
@@ -138,6 +178,13 @@ impl Verb {
         "ensure_unpublished",
         "ensure_destroyed",
         "records",
+        "examine",
+        "ensure_adopted",
+        "ensure_released",
+        "ensure_configured",
+        "ensure_grown",
+        "rewrite_values",
+        "ensure_migrated",
     ];
 
     /// One word for logs, policy file and metrics.
@@ -156,43 +203,68 @@ impl Verb {
             Verb::EnsureUnpublished { .. } => "ensure_unpublished",
             Verb::EnsureDestroyed(_) => "ensure_destroyed",
             Verb::Records => "records",
+            Verb::Examine { .. } => "examine",
+            Verb::EnsureAdopted(_) => "ensure_adopted",
+            Verb::EnsureReleased(_) => "ensure_released",
+            Verb::EnsureConfigured { .. } => "ensure_configured",
+            Verb::EnsureGrown { .. } => "ensure_grown",
+            Verb::RewriteValues { .. } => "rewrite_values",
+            Verb::EnsureMigrated { .. } => "ensure_migrated",
         }
     }
 
     /// Whether it only looks: such a command is neither journaled nor refused for want of quorum.
     pub fn reads_only(&self) -> bool {
-        matches!(self, Verb::Inventory | Verb::Confirm(_) | Verb::Records)
+        matches!(
+            self,
+            Verb::Inventory | Verb::Confirm(_) | Verb::Records | Verb::Examine { .. }
+        )
     }
 
     /// The container that it acts on, if it acts on one.
     pub fn vmid(&self) -> Option<Vmid> {
         match self {
             Verb::Inventory | Verb::Records | Verb::EnsureTemplate { .. } => None,
+            Verb::Examine { only } => *only,
             Verb::Confirm(confirm) => Some(confirm.vmid),
             Verb::EnsureCreated(spec) => Some(spec.vmid),
-            Verb::EnsureStarted(target) | Verb::EnsureDestroyed(target) => Some(target.vmid),
+            Verb::EnsureStarted(target)
+            | Verb::EnsureDestroyed(target)
+            | Verb::EnsureAdopted(target)
+            | Verb::EnsureReleased(target) => Some(target.vmid),
             Verb::EnsureStopped { target, .. }
             | Verb::AwaitNetwork { target, .. }
             | Verb::InstallRecipe { target, .. }
             | Verb::AwaitHealthy { target, .. }
             | Verb::EnsurePublished { target, .. }
-            | Verb::EnsureUnpublished { target, .. } => Some(target.vmid),
+            | Verb::EnsureUnpublished { target, .. }
+            | Verb::EnsureConfigured { target, .. }
+            | Verb::EnsureGrown { target, .. }
+            | Verb::RewriteValues { target, .. }
+            | Verb::EnsureMigrated { target, .. } => Some(target.vmid),
         }
     }
 
     /// The app that it is for, if it is for one.
     pub fn app(&self) -> Option<&AppId> {
         match self {
-            Verb::Inventory | Verb::Records | Verb::EnsureTemplate { .. } => None,
+            Verb::Inventory | Verb::Records | Verb::Examine { .. } | Verb::EnsureTemplate { .. } => None,
             Verb::Confirm(confirm) => Some(&confirm.owner.app),
             Verb::EnsureCreated(spec) => Some(&spec.owner.app),
-            Verb::EnsureStarted(target) | Verb::EnsureDestroyed(target) => Some(&target.owner.app),
+            Verb::EnsureStarted(target)
+            | Verb::EnsureDestroyed(target)
+            | Verb::EnsureAdopted(target)
+            | Verb::EnsureReleased(target) => Some(&target.owner.app),
             Verb::EnsureStopped { target, .. }
             | Verb::AwaitNetwork { target, .. }
             | Verb::InstallRecipe { target, .. }
             | Verb::AwaitHealthy { target, .. }
             | Verb::EnsurePublished { target, .. }
-            | Verb::EnsureUnpublished { target, .. } => Some(&target.owner.app),
+            | Verb::EnsureUnpublished { target, .. }
+            | Verb::EnsureConfigured { target, .. }
+            | Verb::EnsureGrown { target, .. }
+            | Verb::RewriteValues { target, .. }
+            | Verb::EnsureMigrated { target, .. } => Some(&target.owner.app),
         }
     }
 }
@@ -228,6 +300,20 @@ pub enum Outcome {
     },
     /// Of `Records`: all of them. (Otherwise a fault says which cannot be read.)
     Records(Vec<RecordObserved>),
+    /// Of `Examine`.
+    Examined(Box<Examination>),
+    /// Of `EnsureAdopted`.
+    Adopted(Box<Adopted>),
+    /// Of `EnsureConfigured`.
+    Configured {
+        /// Keys of the configuration that wait for the container's next start.
+        pending: Vec<String>,
+    },
+    /// Of `EnsureGrown`.
+    Grown {
+        /// What the root volume has, GiB, rounded down.
+        disk_gb: u32,
+    },
 }
 
 /// What an agent sends on a command's stream. Append only.

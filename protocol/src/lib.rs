@@ -1,6 +1,6 @@
 //! What the coordinator and its agents say to each other.
 //!
-//! This crate is pure: no clock, no socket, no file. It holds the vocabulary ([`ids`], [`spec`], [`observed`], [`command`], [`event`], [`fault`]),
+//! This crate is pure: no clock, no socket, no file. It holds the vocabulary ([`ids`], [`spec`], [`observed`], [`examined`], [`command`], [`event`], [`fault`]),
 //! the frames ([`codec`]), the join token ([`token`]), and the order of messages ([`session`]).
 //!
 //! # One connection, in order
@@ -28,6 +28,7 @@ pub mod command;
 pub mod enquiry;
 pub mod enroll;
 pub mod event;
+pub mod examined;
 pub mod fault;
 pub mod hello;
 pub mod ids;

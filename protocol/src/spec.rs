@@ -105,6 +105,30 @@ pub struct RecipeFile {
 
 /// The folder inside a container that holds its recipe.
 pub const RECIPE_DIR: &str = "/var/lib/proximity/recipe";
+/// The file of a recipe that, if there is one of this name, is run instead of `install` when only values have changed.
+pub const CONFIGURE_FILE: &str = "configure";
+
+/// Settings of a container that can be changed while it exists. `None` leaves one as it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settings {
+    /// CPU cores, 1 to 128.
+    pub cpu_cores: Option<u32>,
+    /// Memory, MiB, 16 to 4 194 304.
+    pub memory_mb: Option<u32>,
+    /// Swap, MiB, 0 to 1 048 576.
+    pub swap_mb: Option<u32>,
+}
+
+/// New values of a recipe's environment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Values {
+    /// One file `env/NAME` for each.
+    pub env: Vec<(EnvName, SecretText)>,
+    /// Files `env/NAME` that go.
+    pub forget: Vec<EnvName>,
+    /// Bound on the script, seconds, 1 to 7200.
+    pub timeout_s: u32,
+}
 
 /// One path component of letters, digits, `-`, `_`, `.`; not starting with a dot.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -210,6 +234,39 @@ impl ContainerSpec {
             }
         }
         Ok(())
+    }
+}
+
+impl Settings {
+    /// Checks numbers; the agent calls it on everything that it receives.
+    pub fn check(&self) -> Result<(), OutOfBounds> {
+        for (field, value, min, max, rule) in [
+            ("cpu_cores", self.cpu_cores, 1, 128, "1 to 128"),
+            ("memory_mb", self.memory_mb, 16, 4_194_304, "16 to 4194304"),
+            ("swap_mb", self.swap_mb, 0, 1_048_576, "0 to 1048576"),
+        ] {
+            if let Some(value) = value {
+                within(field, value.into(), min, max, rule)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Values {
+    /// Checks sizes; the agent calls it on everything that it receives.
+    pub fn check(&self) -> Result<(), OutOfBounds> {
+        let size: usize = self.env.iter().map(|(_, value)| value.expose().len()).sum();
+        within(
+            "values",
+            size as u64,
+            0,
+            Recipe::SIZE_MAX as u64,
+            "at most 768 KiB in all",
+        )?;
+        within("values.env", self.env.len() as u64, 0, 100, "at most 100")?;
+        within("values.forget", self.forget.len() as u64, 0, 100, "at most 100")?;
+        within("values.timeout_s", self.timeout_s.into(), 1, 7_200, "1 to 7200")
     }
 }
 

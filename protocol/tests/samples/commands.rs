@@ -3,10 +3,11 @@
 use super::{EPOCH, Sample, conversation::inventory, fault, operation, owner, sample, step, vmid};
 use proximity_protocol::{
     command::{Command, Confirm, Outcome, Progress, Reply, Target, Verb},
+    examined::{Adopted, Examination, Examined, Listening, OtherGuest, Permission},
     fault::FaultKind,
-    observed::RecordObserved,
+    observed::{RecordObserved, RunState},
     secret::SecretText,
-    spec::{AddressSpec, ContainerSpec, NetworkSpec, Recipe, RecipeFile, VolumeSpec},
+    spec::{AddressSpec, ContainerSpec, NetworkSpec, Recipe, RecipeFile, Settings, Values, VolumeSpec},
 };
 
 pub(super) fn all() -> Vec<Sample> {
@@ -157,6 +158,46 @@ fn verbs() -> Vec<(&'static str, Verb)> {
         ),
         ("ensure_destroyed", Verb::EnsureDestroyed(target())),
         ("records", Verb::Records),
+        ("examine", Verb::Examine { only: Some(vmid()) }),
+        ("examine.all", Verb::Examine { only: None }),
+        ("ensure_adopted", Verb::EnsureAdopted(target())),
+        ("ensure_released", Verb::EnsureReleased(target())),
+        (
+            "ensure_configured",
+            Verb::EnsureConfigured {
+                target: target(),
+                settings: Settings {
+                    cpu_cores: Some(4),
+                    memory_mb: Some(1024),
+                    swap_mb: None,
+                },
+            },
+        ),
+        (
+            "ensure_grown",
+            Verb::EnsureGrown {
+                target: target(),
+                disk_gb: 12,
+            },
+        ),
+        (
+            "rewrite_values",
+            Verb::RewriteValues {
+                target: target(),
+                values: Values {
+                    env: vec![("PASSWORD".parse().unwrap(), SecretText::new("hidden"))],
+                    forget: vec!["COLOR".parse().unwrap()],
+                    timeout_s: 600,
+                },
+            },
+        ),
+        (
+            "ensure_migrated",
+            Verb::EnsureMigrated {
+                target: target(),
+                to: "pve2".parse().unwrap(),
+            },
+        ),
         ("ensure_created.dhcp", Verb::EnsureCreated(spec(AddressSpec::Dhcp))),
     ]
 }
@@ -190,7 +231,66 @@ fn outcomes() -> Vec<(&'static str, Outcome)> {
                 began_unix_s: 1_795_379_901,
             }]),
         ),
+        ("examined", Outcome::Examined(Box::new(examination()))),
+        (
+            "adopted",
+            Outcome::Adopted(Box::new(Adopted {
+                mac: Some("BC:24:11:85:80:3C".parse().unwrap()),
+                running: true,
+                configuration: "hostname: web\n".into(),
+            })),
+        ),
+        (
+            "configured",
+            Outcome::Configured {
+                pending: vec!["memory".into()],
+            },
+        ),
+        ("grown", Outcome::Grown { disk_gb: 12 }),
     ]
+}
+
+fn examination() -> Examination {
+    let denied = Permission::Denied {
+        because: "what to change".into(),
+    };
+    Examination {
+        quorate: true,
+        unreadable: vec!["addresses of container 104".into()],
+        containers: vec![Examined {
+            vmid: vmid(),
+            hostname: Some("web".into()),
+            state: RunState::Running,
+            lock: Some("backup".into()),
+            template: false,
+            half_made: false,
+            owner: Some(owner()),
+            adopted: true,
+            cpu_cores: Some(2),
+            memory_mb: 512,
+            swap_mb: 256,
+            memory_used_bytes: Some(41 << 20),
+            root_volume: Some("local-lvm:vm-104-disk-0".into()),
+            mounts: vec!["local-lvm:vm-104-disk-1".into()],
+            ha: false,
+            disk_total_bytes: Some(8 << 30),
+            disk_used_bytes: None,
+            uptime_s: Some(77),
+            addresses: vec![[10, 0, 0, 5].into()],
+            listening: Some(vec![Listening {
+                port: 80,
+                outside: true,
+            }]),
+            pending: vec!["features".into()],
+            adoption: denied.clone(),
+        }],
+        others: vec![OtherGuest {
+            vmid: vmid(),
+            node: "pve2".into(),
+            machine: true,
+        }],
+        destroys_adopted: Permission::Granted,
+    }
 }
 
 fn faults() -> [FaultKind; 25] {
