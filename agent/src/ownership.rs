@@ -3,7 +3,7 @@
 //!
 //! A record alone is not enough: an operator may have destroyed our container by hand and made another one of the same number. So a record also keeps
 //! the root volume and the Ethernet address as Proxmox chose them, and `OwnershipRecord::is_of` wants two of these three to hold: root volume,
-//! address, tag.
+//! address, tag. An adopted container has no tag of ours: its address has to hold, or where it has no interface, its root volume.
 
 use crate::{
     host::{NodeContext, files},
@@ -23,10 +23,13 @@ pub(crate) struct OwnershipRecord {
     pub(crate) version: u32,
     #[serde(flatten)]
     pub(crate) owner: Owner,
-    /// The operation that made the container.
+    /// The operation that made or adopted the container.
     pub(crate) operation: OperationId,
-    /// Seconds since 1970 when the making began: a `vzcreate` task that is older is not of ours.
+    /// Seconds since 1970 when that began: a `vzcreate` task that is older is not of ours.
     pub(crate) began_unix_s: i64,
+    /// Somebody else made the container: its configuration is not ours to change, and whether it may be destroyed is for the node's policy to say.
+    #[serde(default)]
+    pub(crate) adopted: bool,
     /// Our tool began to make it and did not finish: what lies half made under the number may be ours.
     #[serde(default)]
     pub(crate) interrupted: bool,
@@ -44,6 +47,7 @@ impl OwnershipRecord {
             owner,
             operation,
             began_unix_s,
+            adopted: false,
             interrupted: false,
             root_volume: None,
             mac: None,
@@ -55,9 +59,26 @@ impl OwnershipRecord {
         self.root_volume.is_some() || self.mac.is_some()
     }
 
+    /// Of a container that somebody else made.
+    pub(crate) fn adopt(owner: Owner, operation: OperationId, began_unix_s: i64, conf: &Conf) -> Self {
+        Self {
+            adopted: true,
+            root_volume: conf.root_volume().map(str::to_owned),
+            mac: conf.mac().map(str::to_owned),
+            ..Self::begin(owner, operation, began_unix_s)
+        }
+    }
+
     /// Whether this configuration is of the container that the record was written for. A record that was never completed (the agent was killed right
     /// after the container was made) knows no marks: then the tag must be there, which a stranger's container has not.
     pub(crate) fn is_of(&self, conf: &Conf) -> bool {
+        if self.adopted {
+            // Proxmox names the first volume of every container of a number alike: it tells only where there is nothing better.
+            return match &self.mac {
+                Some(mac) => Some(mac.as_str()) == conf.mac(),
+                None => self.root_volume.is_some() && self.root_volume.as_deref() == conf.root_volume(),
+            };
+        }
         let tag = conf.has_tag(TAG);
         if !self.is_complete() {
             return tag;
@@ -217,5 +238,20 @@ mod tests {
             ..record()
         };
         assert!(begun.is_of(&conf(volume, mac, "proximity")) && !begun.is_of(&conf(volume, mac, "")));
+    }
+
+    #[test]
+    fn an_adopted_container_is_recognised_by_its_address() {
+        let (volume, mac) = ("local:100/vm-100-disk-0.raw", "BC:24:11:85:80:3C");
+        let adopted = |conf: &Conf| OwnershipRecord::adopt(record().owner, record().operation, 5, conf);
+        let before = conf(volume, mac, "mine");
+        assert!(adopted(&before).is_of(&conf("other:100/moved", mac, "")));
+        assert!(!adopted(&before).is_of(&conf(volume, "BC:24:11:00:00:00", "mine")));
+        let bare = Conf::parse(&format!("rootfs: {volume}\n"));
+        assert!(adopted(&bare).is_of(&bare) && !adopted(&bare).is_of(&Conf::parse("rootfs: other:100/x\n")));
+        // A record of an earlier version says nothing of adoption.
+        let mut old = serde_json::to_value(record()).unwrap();
+        old.as_object_mut().unwrap().remove("adopted");
+        assert_eq!(serde_json::from_value::<OwnershipRecord>(old).unwrap(), record());
     }
 }

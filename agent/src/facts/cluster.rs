@@ -44,9 +44,13 @@ pub(crate) fn guests(node: &NodeContext) -> Result<GuestList, Fault> {
 
 /// A container of this node; `None` if it has no configuration here.
 pub(crate) fn conf(node: &NodeContext, vmid: Vmid) -> Result<Option<Conf>, Fault> {
+    Ok(conf_text(node, vmid)?.map(|text| Conf::parse(&text)))
+}
+
+/// The same as it is written.
+pub(crate) fn conf_text(node: &NodeContext, vmid: Vmid) -> Result<Option<String>, Fault> {
     let path = node.conf_path(vmid);
-    let text = files::read_if_there(&path).map_err(|error| unreadable(&path, error))?;
-    Ok(text.map(|text| Conf::parse(&text)))
+    files::read_if_there(&path).map_err(|error| unreadable(&path, error))
 }
 
 /// Storages that this node has.

@@ -1,14 +1,16 @@
 //! Facts and figures of the node, read without forking; one probe per file. "Could not be read" is always told apart from "is not there".
 //!
-//! [`NodeContext::facts`] says what the node is, [`NodeContext::inventory`] what is on it, and a [`Sampler`] how busy it is. Nothing here changes
-//! anything, and nothing looks through all processes.
+//! [`NodeContext::facts`] says what the node is, [`NodeContext::inventory`] what is on it, its examination what single containers are like, and a
+//! [`Sampler`] how busy it is. Nothing here changes anything, and nothing looks through all processes.
 
 pub(crate) mod addresses;
 pub(crate) mod bridges;
 pub(crate) mod cgroup;
 pub(crate) mod cluster;
+mod examination;
 mod fingerprint;
 mod inventory;
+mod listening;
 mod node_facts;
 mod node_figures;
 pub(crate) mod processes;

@@ -44,5 +44,10 @@ pub(crate) fn node(root: &Path) -> NodeContext {
     fs::create_dir_all(root.join("etc/pve/nodes/pve1/lxc")).expect("a writable folder");
     fs::create_dir_all(root.join("etc/pve/priv")).expect("a writable folder");
     fs::create_dir_all(root.join("sys/class/net/vmbr0/bridge")).expect("a writable folder");
+    node_as_it_is(root)
+}
+
+/// The node whose files are below `root` already.
+pub(crate) fn node_as_it_is(root: &Path) -> NodeContext {
     NodeContext::open(&config(root), None).expect("a node of files")
 }

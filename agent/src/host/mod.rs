@@ -20,6 +20,7 @@ pub(crate) mod service;
 mod shim;
 pub(crate) mod short;
 mod silence;
+pub(crate) mod sockets;
 mod start;
 pub(crate) mod tool;
 mod tool_dir;

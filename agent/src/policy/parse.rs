@@ -57,7 +57,7 @@ fn allowed(key: &str) -> Option<&'static str> {
     found.map(|(_, allowed)| *allowed)
 }
 
-fn key_of(line: &str) -> Option<String> {
+pub(super) fn key_of(line: &str) -> Option<String> {
     let (key, _) = line.split_once('=')?;
     let key = key.trim();
     let plain = key

@@ -29,11 +29,7 @@ impl Policy {
             only("storages", &self.storages),
             only("bridges", &self.bridges),
             format!("published ports: {} to {}", self.ports.0, self.ports.1),
-            match &self.adoption {
-                Adoption::Word(AdoptionWord::None) => "adoption of other containers: none".to_owned(),
-                Adoption::Word(AdoptionWord::Any) => "adoption of other containers: any".to_owned(),
-                Adoption::Listed(listed) => format!("adoption of other containers: only {}", list(listed)),
-            },
+            format!("adoption of other containers: {}", self.adoptable()),
             format!(
                 "destroying adopted containers: {}",
                 if self.destroy_adopted { "yes" } else { "no" }
@@ -44,7 +40,7 @@ impl Policy {
 
 /// What a verb does, and what of the policy bounds it.
 fn meaning(verb: &str) -> Option<(&'static str, &'static [Bound])> {
-    use Bound::{Bridges, Ports, Storages, Vmids};
+    use Bound::{Adoptable, Adopted, Bridges, Ports, Storages, Vmids};
     Some(match verb {
         "inventory" => ("look at what is on the node", &[]),
         "records" => ("look at which containers are recorded as Proximity's", &[]),
@@ -64,7 +60,23 @@ fn meaning(verb: &str) -> Option<(&'static str, &'static [Bound])> {
             &[Vmids, Ports],
         ),
         "ensure_unpublished" => ("take such a port away", &[Vmids]),
-        "ensure_destroyed" => ("destroy a container of Proximity's with its volumes", &[Vmids]),
+        "ensure_destroyed" => ("destroy a container of Proximity's with its volumes", &[Vmids, Adopted]),
+        "examine" => ("look at containers closely, whoever made them", &[]),
+        "ensure_adopted" => (
+            "record a container that somebody else made as an app's",
+            &[Vmids, Adoptable],
+        ),
+        "ensure_released" => ("forget an adopted container, which stays as it is", &[Vmids]),
+        "ensure_configured" => ("set cores and memory of a container that Proximity made", &[Vmids]),
+        "ensure_grown" => ("grow the disk of a container that Proximity made", &[Vmids]),
+        "rewrite_values" => (
+            "give the app inside a container that Proximity made other values",
+            &[Vmids],
+        ),
+        "ensure_migrated" => (
+            "move a container that Proximity made to another node of the cluster while it does not run",
+            &[Vmids],
+        ),
         _ => return None,
     })
 }
@@ -75,6 +87,10 @@ enum Bound {
     Storages,
     Bridges,
     Ports,
+    /// Which containers may be adopted.
+    Adoptable,
+    /// Whether adopted ones count.
+    Adopted,
 }
 
 impl Policy {
@@ -98,12 +114,23 @@ impl Policy {
         }
     }
 
+    fn adoptable(&self) -> String {
+        match &self.adoption {
+            Adoption::Word(AdoptionWord::None) => "none".to_owned(),
+            Adoption::Word(AdoptionWord::Any) => "any".to_owned(),
+            Adoption::Listed(listed) => format!("only {}", list(listed)),
+        }
+    }
+
     fn bound(&self, bound: Bound) -> String {
         match bound {
             Bound::Vmids => format!("VMID {} to {}", self.vmid.0, self.vmid.1),
             Bound::Storages => only("storages", &self.storages),
             Bound::Bridges => only("bridges", &self.bridges),
             Bound::Ports => format!("ports {} to {}", self.ports.0, self.ports.1),
+            Bound::Adoptable => self.adoptable(),
+            Bound::Adopted if self.destroy_adopted => "adopted ones too".to_owned(),
+            Bound::Adopted => "no adopted ones".to_owned(),
         }
     }
 }

@@ -1,11 +1,8 @@
 //! Who listens on the node: `/proc/net/tcp` and `tcp6`.
 
-use crate::host::NodeContext;
+use crate::host::{NodeContext, sockets};
 use proximity_protocol::fault::{Fault, FaultKind};
 use std::{fs, io, net::TcpListener, path::Path};
-
-/// State 0A of a socket (`include/net/tcp_states.h`).
-const LISTEN: &str = "0A";
 
 /// Whether something listens on the port, on any address.
 pub(super) fn is_taken(node: &NodeContext, port: u16) -> Result<bool, Fault> {
@@ -40,12 +37,7 @@ pub(super) fn is_taken(node: &NodeContext, port: u16) -> Result<bool, Fault> {
 }
 
 fn listens(text: &str, port: u16) -> bool {
-    let wanted = format!(":{port:04X}");
-    text.lines().skip(1).any(|line| {
-        let mut fields = line.split_ascii_whitespace().skip(1);
-        let (local, state) = (fields.next(), fields.nth(1));
-        state == Some(LISTEN) && local.is_some_and(|local| local.ends_with(&wanted))
-    })
+    sockets::listening(text).any(|(_, found)| found == port)
 }
 
 #[cfg(test)]

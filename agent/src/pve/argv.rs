@@ -2,7 +2,7 @@
 //! device, a hook script or a raw `lxc.*` line, and no value reaches a shell.
 
 use proximity_protocol::{
-    ids::{StorageId, Vmid, VolumeId},
+    ids::{NodeName, StorageId, Vmid, VolumeId},
     spec::{AddressSpec, ContainerSpec, NetworkSpec},
 };
 use std::path::Path;
@@ -21,6 +21,9 @@ pub const TOOLS: &[(&str, &str)] = &[
     ("pct", "destroy"),
     ("pct", "push"),
     ("pct", "exec"),
+    ("pct", "set"),
+    ("pct", "resize"),
+    ("pct", "migrate"),
     ("pveam", "update"),
     ("pveam", "available"),
     ("pveam", "download"),
@@ -146,6 +149,30 @@ pub(crate) fn destroy_empty(vmid: Vmid) -> Argv {
     pct(["destroy".into(), vmid.to_string(), "--purge".into(), "1".into()])
 }
 
+/// `pct set` of numbers.
+pub(crate) fn set(vmid: Vmid, settings: &[(&'static str, u32)]) -> Argv {
+    let mut argv = pct(["set".into(), vmid.to_string()]);
+    for (key, value) in settings {
+        argv.words.extend([format!("--{key}"), value.to_string()]);
+    }
+    argv
+}
+
+/// `pct resize` of the root volume to so many GiB: without a `+`, so that repeating it changes nothing.
+pub(crate) fn resize(vmid: Vmid, disk_gb: u32) -> Argv {
+    pct([
+        "resize".into(),
+        vmid.to_string(),
+        "rootfs".into(),
+        format!("{disk_gb}G"),
+    ])
+}
+
+/// `pct migrate` of a container that does not run.
+pub(crate) fn migrate(vmid: Vmid, to: &NodeName) -> Argv {
+    pct(["migrate".into(), vmid.to_string(), to.to_string()])
+}
+
 /// `pct push` of a file that only root may read.
 pub(crate) fn push(vmid: Vmid, from: &Path, to: &str) -> Argv {
     pct([
@@ -173,10 +200,10 @@ pub(crate) fn make_folders(vmid: Vmid, folders: &[String]) -> Argv {
     argv
 }
 
-/// `pct exec … -- /bin/sh <script> <word>`, for a script that was pushed and a word of the agent's own.
-pub(crate) fn run_script_with(vmid: Vmid, script: &str, word: &str) -> Argv {
+/// `pct exec … -- /bin/sh <script> <word>…`, for a script that was pushed and words of the agent's own.
+pub(crate) fn run_script_with(vmid: Vmid, script: &str, words: [&str; 2]) -> Argv {
     let mut argv = run_script(vmid, script);
-    argv.words.push(word.to_owned());
+    argv.words.extend(words.map(str::to_owned));
     argv
 }
 
@@ -199,6 +226,25 @@ pub(crate) fn run_script(vmid: Vmid, script: &str) -> Argv {
         "--".into(),
         "/bin/sh".into(),
         script.to_owned(),
+    ])
+}
+
+/// `pct exec … -- rm -f …`, for files of checked names below the recipe's folder.
+pub(crate) fn remove_files(vmid: Vmid, files: &[String]) -> Argv {
+    let mut argv = pct(["exec".into(), vmid.to_string(), "--".into(), "rm".into(), "-f".into()]);
+    argv.words.extend_from_slice(files);
+    argv
+}
+
+/// `pct exec … -- test -f …`: ends with zero if the file is there, with one if it is not.
+pub(crate) fn is_file(vmid: Vmid, file: &str) -> Argv {
+    pct([
+        "exec".into(),
+        vmid.to_string(),
+        "--".into(),
+        "test".into(),
+        "-f".into(),
+        file.to_owned(),
     ])
 }
 
@@ -269,6 +315,22 @@ mod tests {
              --mp0 local-lvm:4,mp=/data,backup=1 --net0 name=eth0,bridge=vmbr0,ip=10.0.0.5/24,gw=10.0.0.1,hwaddr=BC:24:11:85:80:3C,tag=5 \
              --nameserver 1.1.1.1 9.9.9.9"
         );
+    }
+
+    #[test]
+    fn changes_say_exactly_this() {
+        let vmid = Vmid::new(100).unwrap();
+        let words = |argv: Argv| argv.words.join(" ");
+        assert_eq!(
+            words(set(vmid, &[("cores", 4), ("memory", 1024)])),
+            "set 100 --cores 4 --memory 1024"
+        );
+        assert_eq!(words(resize(vmid, 12)), "resize 100 rootfs 12G");
+        assert_eq!(
+            words(remove_files(vmid, &["/x/env/A".into(), "/x/env/B".into()])),
+            "exec 100 -- rm -f /x/env/A /x/env/B"
+        );
+        assert_eq!(words(is_file(vmid, "/x/configure")), "exec 100 -- test -f /x/configure");
     }
 
     #[test]

@@ -27,6 +27,7 @@ pub(super) async fn run(act: &Act<'_>, target: &Target, timeout_s: u32) -> Resul
     let limit = tools.uptime() + Duration::from_secs(timeout_s.into());
     let argv = argv::run_script(vmid, &format!("{RECIPE_DIR}/health"));
     let mut pause = FIRST_PAUSE;
+    standing::require_running(act.node, target)?.check_made("nothing is run in it")?;
     act.say("waiting for the app to be healthy");
     loop {
         standing::require_running(act.node, target)?;

@@ -1,11 +1,12 @@
-//! The container, its volumes, its published ports and its ownership record are gone. What is not ours is refused.
+//! The container, its volumes, its published ports and its ownership record are gone. What is not ours is refused, and what was adopted unless the node's
+//! own policy allows it.
 
 use super::{
     act::{Act, Bound, did_not_happen, failure},
     ensure_stopped, ha, leftover,
     standing::{self, Container, Standing},
 };
-use crate::{facts::cluster, ownership, publish, pve::argv};
+use crate::{facts::cluster, ownership, policy::Policy, publish, pve::argv};
 use proximity_protocol::{
     command::{Outcome, Target},
     fault::{Fault, FaultKind},
@@ -40,6 +41,10 @@ pub(super) async fn run(act: &Act<'_>, target: &Target) -> Result<Outcome, Fault
     }
     if let Standing::Ours(container) = standing::look(act.node, target)? {
         ha::refuse_destroying(act.node, vmid)?;
+        if container.record.adopted {
+            let file = &act.node.config().paths.policy;
+            Policy::load(file)?.check_destroying_adopted(file, act.node.name().as_str())?;
+        }
         publish::unpublish(act.node, vmid, &target.owner, None).await?;
         destroy(act, &container).await?;
     } else {

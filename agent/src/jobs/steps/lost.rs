@@ -33,6 +33,8 @@ fn task_kind(argv: &Argv) -> Option<&'static str> {
         "stop" => Some("vzstop"),
         "shutdown" => Some("vzshutdown"),
         "destroy" => Some("vzdestroy"),
+        "migrate" => Some("vzmigrate"),
+        "resize" => Some("resize"),
         _ => None,
     }
 }

@@ -11,9 +11,14 @@ mod address_probe;
 mod await_healthy;
 mod await_network;
 mod confirm;
+mod ensure_adopted;
+mod ensure_configured;
 mod ensure_created;
 mod ensure_destroyed;
+mod ensure_grown;
+mod ensure_migrated;
 mod ensure_published;
+mod ensure_released;
 mod ensure_started;
 mod ensure_stopped;
 mod ensure_template;
@@ -22,6 +27,8 @@ mod half_made;
 mod install_recipe;
 mod leftover;
 mod lost;
+mod recipe_script;
+mod rewrite_values;
 mod standing;
 mod validate;
 
@@ -49,6 +56,13 @@ pub async fn execute(node: &NodeContext, command: &Command, progress: &ProgressS
     }
     if command.verb == Verb::Records {
         return Ok(Outcome::Records(node.records()?));
+    }
+    if let Verb::Examine { only } = command.verb {
+        // A policy that cannot be read is told with each container instead of hiding them.
+        if let Ok(policy) = Policy::load(&node.config().paths.policy) {
+            policy.check_name(&command.verb)?;
+        }
+        return Ok(Outcome::Examined(Box::new(node.examine(only).await)));
     }
     Policy::load(&node.config().paths.policy)?.check(&command.verb)?;
     if !command.verb.reads_only() && !cluster::members(node)?.quorate {
@@ -87,6 +101,7 @@ async fn run(act: &Act<'_>, verb: &Verb) -> Result<Outcome, Fault> {
     match verb {
         Verb::Inventory => Ok(Outcome::Inventory(Box::new(act.node.inventory().await))),
         Verb::Records => Ok(Outcome::Records(act.node.records()?)),
+        Verb::Examine { only } => Ok(Outcome::Examined(Box::new(act.node.examine(*only).await))),
         Verb::Confirm(confirm) => confirm::run(act, confirm).await,
         Verb::EnsureTemplate { storage, prefix } => ensure_template::run(act, storage, prefix).await,
         Verb::EnsureCreated(spec) => ensure_created::run(act, spec).await,
@@ -107,5 +122,11 @@ async fn run(act: &Act<'_>, verb: &Verb) -> Result<Outcome, Fault> {
         } => ensure_published::run(act, target, *public_port, *address, *port).await,
         Verb::EnsureUnpublished { target, public_port } => ensure_published::undo(act, target, *public_port).await,
         Verb::EnsureDestroyed(target) => ensure_destroyed::run(act, target).await,
+        Verb::EnsureAdopted(target) => ensure_adopted::run(act, target).await,
+        Verb::EnsureReleased(target) => ensure_released::run(act, target).await,
+        Verb::EnsureConfigured { target, settings } => ensure_configured::run(act, target, settings).await,
+        Verb::EnsureGrown { target, disk_gb } => ensure_grown::run(act, target, *disk_gb).await,
+        Verb::RewriteValues { target, values } => rewrite_values::run(act, target, values).await,
+        Verb::EnsureMigrated { target, to } => ensure_migrated::run(act, target, to).await,
     }
 }

@@ -140,13 +140,29 @@ pub(super) fn require(node: &NodeContext, target: &Target) -> Result<Container, 
 impl Container {
     /// Refuses while Proxmox's own lock is on it.
     pub(super) fn check_unlocked(&self) -> Result<(), Fault> {
-        match self.conf.get("lock") {
-            None => Ok(()),
-            Some(lock) => Err(Fault::new(
-                FaultKind::Locked,
-                format!("container {} is locked by {}", self.vmid, words::holder(lock)),
-            )),
+        check_lock(self.vmid, &self.conf)
+    }
+
+    /// Refuses what is for containers that we made only.
+    pub(super) fn check_made(&self, so: &str) -> Result<(), Fault> {
+        if !self.record.adopted {
+            return Ok(());
         }
+        Err(Fault::new(
+            FaultKind::PolicyDenied,
+            format!("container {} was adopted: {so}", self.vmid),
+        ))
+    }
+}
+
+/// Refuses while Proxmox's own lock is on a container.
+pub(super) fn check_lock(vmid: Vmid, conf: &Conf) -> Result<(), Fault> {
+    match conf.get("lock") {
+        None => Ok(()),
+        Some(lock) => Err(Fault::new(
+            FaultKind::Locked,
+            format!("container {vmid} is locked by {}", words::holder(lock)),
+        )),
     }
 }
 

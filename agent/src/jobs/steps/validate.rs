@@ -21,9 +21,16 @@ pub(super) fn check(verb: &Verb) -> Result<(), Fault> {
     match verb {
         Verb::Inventory
         | Verb::Records
+        | Verb::Examine { .. }
         | Verb::EnsureTemplate { .. }
         | Verb::EnsureStarted(_)
-        | Verb::EnsureDestroyed(_) => Ok(()),
+        | Verb::EnsureDestroyed(_)
+        | Verb::EnsureAdopted(_)
+        | Verb::EnsureReleased(_)
+        | Verb::EnsureMigrated { .. } => Ok(()),
+        Verb::EnsureConfigured { settings, .. } => settings.check().map_err(|error| malformed(error.to_string())),
+        Verb::EnsureGrown { disk_gb, .. } => within("disk_gb", *disk_gb, 1, 10_240),
+        Verb::RewriteValues { values, .. } => values.check().map_err(|error| malformed(error.to_string())),
         Verb::Confirm(confirm) => within("public_port", confirm.public_port.into(), 1, 65_535),
         Verb::EnsureCreated(spec) => {
             spec.check().map_err(|error| malformed(error.to_string()))?;
