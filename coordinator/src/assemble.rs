@@ -299,7 +299,7 @@ impl Coordinator {
                 bus: bus.clone(),
                 secrets,
             }),
-            operations: Operations::new(store.clone()),
+            operations: Operations::new(store.clone(), engine.clone()),
             rescue: Rescue::new(store.clone(), Arc::clone(&clock), Some((engine.clone(), bus.clone()))),
             hosts: Hosts::new(store.clone(), Arc::clone(&clock), Arc::clone(&queries)),
             nodes: Nodes::new(

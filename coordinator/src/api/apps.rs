@@ -9,12 +9,12 @@ use super::{
 };
 use crate::service::{
     FieldError,
-    apps::{Acted, CreateApp, Created, ListApps},
+    apps::{Acted, Action, AdoptContainer, ChangeApp, CreateApp, Created, Deletion, ListApps},
 };
 use axum::{
     Router,
     extract::{Path, State},
-    http::StatusCode,
+    http::{HeaderName, HeaderValue, StatusCode},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
@@ -24,7 +24,9 @@ use serde_json::json;
 pub(super) fn routes() -> Router<Api> {
     Router::new()
         .route("/", get(list).post(create))
-        .route("/{id}", get(one).delete(delete))
+        .route("/discover", get(discover))
+        .route("/adopt", post(adopt))
+        .route("/{id}", get(one).patch(change).delete(delete))
         .route("/{id}/action", post(action))
         .route("/{id}/logs", get(logs))
 }
@@ -34,6 +36,25 @@ pub(super) fn routes() -> Router<Api> {
 struct Trial {
     #[serde(default)]
     dry_run: bool,
+}
+
+/// Of a deletion, also as an action.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Delete {
+    #[serde(default)]
+    dry_run: bool,
+    #[serde(default)]
+    destroy_container: Option<bool>,
+}
+
+impl From<Delete> for Deletion {
+    fn from(delete: Delete) -> Self {
+        Self {
+            dry_run: delete.dry_run,
+            destroy_container: delete.destroy_container,
+        }
+    }
 }
 
 async fn list(State(api): State<Api>, known: Known, Params(query): Params<ListApps>) -> Answer<impl IntoResponse> {
@@ -73,14 +94,20 @@ async fn action(
     State(api): State<Api>,
     known: Known,
     Path(id): Path<String>,
-    Params(trial): Params<Trial>,
+    Params(options): Params<Delete>,
     Json(body): Json<Act>,
 ) -> Answer<Response> {
-    let action = body
+    let action: Action = body
         .action
         .parse()
         .map_err(|error| Problem::invalid(vec![FieldError::body("action", format!("{error}"))]))?;
-    let answer = api.apps.act(known.caller(), &id, action, trial.dry_run).await?;
+    if action != Action::Delete && options.destroy_container.is_some() {
+        return Err(Problem::invalid(vec![FieldError {
+            loc: vec!["query".into(), "destroy_container".into()],
+            msg: "goes with the action delete only".into(),
+        }]));
+    }
+    let answer = api.apps.act(known.caller(), &id, action, options.into()).await?;
     Ok(acted(answer, StatusCode::OK))
 }
 
@@ -88,9 +115,9 @@ async fn delete(
     State(api): State<Api>,
     known: Known,
     Path(id): Path<String>,
-    Params(trial): Params<Trial>,
+    Params(options): Params<Delete>,
 ) -> Answer<Response> {
-    let answer = api.apps.delete(known.caller(), &id, trial.dry_run).await?;
+    let answer = api.apps.delete(known.caller(), &id, options.into()).await?;
     Ok(acted(answer, StatusCode::ACCEPTED))
 }
 
@@ -102,4 +129,63 @@ async fn logs(
 ) -> Answer<impl IntoResponse> {
     let (page, per_page) = paging.checked()?;
     Ok(axum::Json(api.apps.logs(known.caller(), &id, page, per_page).await?))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OfHost {
+    #[serde(default)]
+    host_id: Option<i64>,
+}
+
+/// Names the nodes that could not tell: a bare array has no other place for it.
+static X_INCOMPLETE: HeaderName = HeaderName::from_static("x-incomplete");
+
+async fn discover(State(api): State<Api>, known: Known, Params(of): Params<OfHost>) -> Answer<Response> {
+    let found = api.apps.discover(known.caller(), of.host_id).await?;
+    let mut response = axum::Json(&found.containers).into_response();
+    if !found.incomplete.is_empty() {
+        let words: Vec<String> = found
+            .incomplete
+            .iter()
+            .map(|(node, why)| format!("{node}: {why}"))
+            .collect();
+        // A header takes one line of ASCII.
+        let line: String = words
+            .join("; ")
+            .chars()
+            .map(|c| if c == ' ' || c.is_ascii_graphic() { c } else { '?' })
+            .take(2000)
+            .collect();
+        if let Ok(value) = HeaderValue::from_str(&line) {
+            response.headers_mut().insert(X_INCOMPLETE.clone(), value);
+        }
+    }
+    Ok(response)
+}
+
+async fn adopt(
+    State(api): State<Api>,
+    known: Known,
+    _: NoParams,
+    Json(body): Json<AdoptContainer>,
+) -> Answer<Response> {
+    let answer = api.apps.adopt(known.caller(), &body).await?;
+    Ok((StatusCode::ACCEPTED, axum::Json(answer)).into_response())
+}
+
+async fn change(
+    State(api): State<Api>,
+    known: Known,
+    _: NoParams,
+    Path(id): Path<String>,
+    Json(body): Json<ChangeApp>,
+) -> Answer<Response> {
+    let changed = api.apps.change(known.caller(), &id, &body).await?;
+    let status = if changed.started {
+        StatusCode::ACCEPTED
+    } else {
+        StatusCode::OK
+    };
+    Ok((status, axum::Json(changed.app)).into_response())
 }

@@ -6,6 +6,7 @@ use super::{
     identity::{Admin, Known},
     problem::Answer,
 };
+use crate::service::drain;
 use axum::{
     Router,
     extract::{Path, State},
@@ -20,7 +21,7 @@ pub(super) fn routes() -> Router<Api> {
         .route("/nodes/{id}", get(one))
         .route("/nodes/{id}/revoke", post(revoke))
         .route("/nodes/{id}/rekey", post(rekey))
-        .route("/nodes/{id}/drain", post(drain))
+        .route("/nodes/{id}/drain", post(drain_node))
         .route("/nodes/{id}/undrain", post(undrain))
 }
 
@@ -52,8 +53,15 @@ async fn rekey(State(api): State<Api>, admin: Admin, _: NoParams, Path(id): Path
     Ok(axum::Json(api.nodes.rekey(admin.caller(), &id).await?))
 }
 
-async fn drain(State(api): State<Api>, known: Known, _: NoParams, Path(id): Path<String>) -> Answer<impl IntoResponse> {
-    Ok(axum::Json(api.nodes.drain(known.caller(), &id).await?))
+async fn drain_node(
+    State(api): State<Api>,
+    known: Known,
+    _: NoParams,
+    Path(id): Path<String>,
+) -> Answer<impl IntoResponse> {
+    Ok(axum::Json(
+        drain::drain(&api.nodes, &api.apps, known.caller(), &id).await?,
+    ))
 }
 
 async fn undrain(

@@ -23,6 +23,7 @@ pub(super) fn routes() -> Router<Api> {
         .route("/{id}/events", get(events))
         .route("/{id}/retry", post(retry))
         .route("/{id}/abandon", post(abandon))
+        .route("/{id}/cancel", post(cancel))
 }
 
 async fn list(
@@ -51,6 +52,11 @@ async fn abandon(
     Path(id): Path<String>,
 ) -> Answer<impl IntoResponse> {
     Ok(axum::Json(api.rescue.abandon(known.caller(), &id).await?))
+}
+
+async fn cancel(State(api): State<Api>, known: Known, _: NoParams, Path(id): Path<String>) -> Answer<Response> {
+    let operation = api.operations.cancel(known.caller(), &id).await?;
+    Ok((StatusCode::ACCEPTED, axum::Json(operation)).into_response())
 }
 
 /// From the operation's beginning, or from after `Last-Event-ID`, to its end. A client that comes back after the end gets 204, which tells a browser's

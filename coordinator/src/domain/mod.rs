@@ -1,9 +1,11 @@
 //! Pure decisions: what may follow from which state, where an app goes, which VMID, port and address it gets. No clock, no registry, no node in here.
 
 pub mod address_pool;
+pub mod adoption;
 pub mod app_state;
 pub mod catalog;
 pub mod clocks;
+pub mod drain;
 pub mod network;
 pub mod operation_state;
 pub mod placement;

@@ -153,7 +153,41 @@ const DEPLOY_VERBS: &[&str] = &[
     "ensure_published",
 ];
 
+/// What moving an app here asks of a node, by name.
+const MOVE_VERBS: &[&str] = &["ensure_started", "await_network", "await_healthy", "ensure_published"];
+
 fn judge(demand: &Demand, candidate: &Candidate) -> Result<Fit, String> {
+    let (facts, available_mb) = can_run(demand, candidate, DEPLOY_VERBS)?;
+    let storage = pick_storage(demand, facts)?;
+    let template_storage = pick_template_storage(facts, &storage)?;
+    Ok(Fit {
+        index: 0,
+        storage,
+        template_storage,
+        available_mb,
+    })
+}
+
+/// Whether a container of another node of the same cluster could be moved here, where it finds its storages again by their names: that of its root volume, which the
+/// demand says, and others. Answers the MiB of memory that are available.
+pub fn could_be_moved_to(demand: &Demand, others: &[StorageId], candidate: &Candidate) -> Result<u64, String> {
+    let (facts, available_mb) = can_run(demand, candidate, MOVE_VERBS)?;
+    // What is on a shared storage is there already.
+    let is_shared = |id: &StorageId| facts.storages.iter().any(|s| s.id == *id && s.shared);
+    let rest = others.iter().map(|id| (id, 0));
+    for (id, disk_gb) in demand.storage.iter().map(|id| (id, demand.disk_gb)).chain(rest) {
+        let part = Demand {
+            storage: Some(id.clone()),
+            disk_gb: if is_shared(id) { 0 } else { disk_gb },
+            ..demand.clone()
+        };
+        pick_storage(&part, facts)?;
+    }
+    Ok(available_mb)
+}
+
+/// Whether the app could run here, its volumes aside; the MiB of memory that are available.
+fn can_run<'c>(demand: &Demand, candidate: &'c Candidate, verbs: &[&str]) -> Result<(&'c NodeFacts, u64), String> {
     match candidate.admission {
         Admission::Enrolled => {}
         Admission::Draining => return Err("is draining; undrain it to let it take apps".into()),
@@ -172,10 +206,7 @@ fn judge(demand: &Demand, candidate: &Candidate) -> Result<Fit, String> {
     if !facts.quorate {
         return Err("its cluster has no quorum".into());
     }
-    if let Some(verb) = DEPLOY_VERBS
-        .iter()
-        .find(|v| facts.policy.denied_verbs.iter().any(|d| d == *v))
-    {
+    if let Some(verb) = verbs.iter().find(|v| facts.policy.denied_verbs.iter().any(|d| d == *v)) {
         return Err(format!("its policy file denies {verb}"));
     }
     if demand.cpu_cores > facts.cpu_count {
@@ -204,14 +235,7 @@ fn judge(demand: &Demand, candidate: &Candidate) -> Result<Fit, String> {
     if !facts.policy.bridges.is_empty() && !facts.policy.bridges.contains(bridge) {
         return Err(format!("its policy file does not allow bridge {bridge}"));
     }
-    let storage = pick_storage(demand, facts)?;
-    let template_storage = pick_template_storage(facts, &storage)?;
-    Ok(Fit {
-        index: 0,
-        storage,
-        template_storage,
-        available_mb,
-    })
+    Ok((facts, available_mb))
 }
 
 fn takes(storage: &StorageFact, content: &str) -> bool {
@@ -286,4 +310,4 @@ fn free_bytes(storage: &StorageFact) -> Option<u64> {
 
 #[cfg(test)]
 #[path = "placement_tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -18,7 +18,7 @@ fn storage(id: &str, content: &[&str], free_gb: Option<u64>) -> StorageFact {
     }
 }
 
-fn candidate(n: u128, memory_gb: u64) -> Candidate {
+pub(in crate::domain) fn candidate(n: u128, memory_gb: u64) -> Candidate {
     let name = format!("pve{n}");
     Candidate {
         node: NodeId(uuid::Uuid::from_u128(n)),

@@ -6,7 +6,7 @@ pub mod inventories;
 pub mod quic;
 
 use proximity_protocol::{
-    command::{Command, Outcome, Progress},
+    command::{Command, Outcome, Progress, Verb},
     fault::Fault,
     ids::{NodeId, OperationId, StepKey},
 };
@@ -60,6 +60,8 @@ pub trait NodeQueries: Send + Sync + 'static {
     fn round_trip(&self, node: NodeId) -> Option<Duration>;
     /// Asks for fresh facts and an inventory and waits until they are stored.
     fn refresh(&self, node: NodeId) -> BoxFuture<'_, Result<(), CommandError>>;
+    /// Asks a question (a verb that reads only) and waits for the answer, at most `bound`: then it is [`CommandError::Lost`].
+    fn look(&self, node: NodeId, verb: Verb, bound: Duration) -> BoxFuture<'_, Result<Outcome, CommandError>>;
     /// Closes the link of a revoked node now.
     fn disconnect(&self, node: NodeId, code: u32, reason: &str);
     /// What the node's agent has shown itself with; `None`: it is not connected.

@@ -47,18 +47,13 @@ pub static DEPLOY: Kind = Kind {
             settle: created,
             chooses: &[FaultKind::VmidTaken],
             undo: Some(Undo {
-                act: acts::destroy,
-                changes: |_| vec![Change::Destroyed],
-                gone: acts::GONE,
+                changes: |_, _| vec![Change::Destroyed],
+                ..Undo::plain(acts::destroy, acts::GONE)
             }),
             ..Step::plain("create", "Create the container", create)
         },
         Step {
-            undo: Some(Undo {
-                act: acts::stop_at_once,
-                changes: |_| Vec::new(),
-                gone: acts::GONE,
-            }),
+            undo: Some(Undo::plain(acts::stop_at_once, acts::GONE)),
             ..Step::plain("start", "Start the container", acts::start)
         },
         Step {
@@ -76,9 +71,8 @@ pub static DEPLOY: Kind = Kind {
             settle: acts::published,
             chooses: &[FaultKind::PortTaken],
             undo: Some(Undo {
-                act: acts::unpublish,
-                changes: |_| vec![Change::Published(None)],
-                gone: acts::GONE,
+                changes: |_, _| vec![Change::Published(None)],
+                ..Undo::plain(acts::unpublish, acts::GONE)
             }),
             ..Step::plain("publish", "Publish the port", acts::publish)
         },

@@ -6,13 +6,13 @@ use super::{
     params::Data,
     recovery::{self, Next},
     send::only_looks_again,
-    step::{Act, Kind, Step, View, internal},
+    step::{Act, Kind, Step, View},
 };
 use crate::{
     clock::UnixMs,
     domain::{operation_state::OperationState, placement::Admission},
     store::{
-        StoreError, app_secrets,
+        StoreError,
         apps::{self, AppRow},
         fleet,
         operations::{self, OperationRow, StepRow},
@@ -21,7 +21,6 @@ use crate::{
 };
 use proximity_protocol::{
     command::Target,
-    fault::Fault,
     ids::{EnvName, NodeId, OperationId},
     secret::SecretText,
 };
@@ -179,33 +178,6 @@ impl<'a> Drive<'a> {
         Ok(others.first().is_some_and(|first| first.id != self.id))
     }
 
-    /// The recipe's environment: what the app's row says, and its secrets, opened.
-    async fn environment(&self, app: &AppRow) -> Result<Result<Vec<(EnvName, SecretText)>, Fault>, StoreError> {
-        let sealed = {
-            let mut conn = self.engine.deps().store.read().await?;
-            app_secrets::of_app(&mut conn, app.id.as_str()).await?
-        };
-        let mut all: Vec<(String, SecretText)> = app
-            .environment
-            .iter()
-            .map(|(name, value)| (name.clone(), SecretText::new(value)))
-            .collect();
-        for (name, sealed) in sealed {
-            match self.engine.deps().secrets.unseal(app.id.as_str(), &name, &sealed) {
-                Ok(secret) => all.push((name, secret)),
-                Err(error) => return Ok(Err(internal(error.to_string()))),
-            }
-        }
-        Ok(all
-            .into_iter()
-            .map(|(name, value)| {
-                EnvName::new(name)
-                    .map(|name| (name, value))
-                    .map_err(|e| internal(e.to_string()))
-            })
-            .collect())
-    }
-
     async fn step(&mut self, mut moment: Moment, kind: &'static Kind, place: usize, undo: bool) -> Advance {
         let now = self.engine.deps().clock.now_ms();
         let row = &moment.steps[place];
@@ -227,8 +199,13 @@ impl<'a> Drive<'a> {
             place,
             undo,
         };
-        let env = if step.secrets && !undo {
-            self.environment(&moment.app).await?
+        let opens = if undo {
+            step.undo.as_ref().is_some_and(|undo| undo.secrets)
+        } else {
+            step.secrets
+        };
+        let env = if opens {
+            self.environment(&moment, undo).await?
         } else {
             Ok(Vec::new())
         };

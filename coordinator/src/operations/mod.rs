@@ -11,9 +11,13 @@
 //!
 //! What this room does not do: it decides nothing about who may do what (services do), and it never concludes from silence that something is gone.
 
+pub mod adopt;
+pub mod configure;
 pub mod delete;
 pub mod deploy;
 pub mod engine;
+pub mod forget;
+pub mod migrate;
 pub mod params;
 pub mod publish;
 pub mod record;
@@ -29,6 +33,7 @@ pub mod surroundings;
 
 mod acts;
 mod drive;
+mod environment;
 mod finish;
 pub(crate) mod follow;
 mod revoked;
@@ -48,6 +53,10 @@ pub static KINDS: &[&step::Kind] = &[
     &restart::RESTART,
     &delete::DELETE,
     &publish::PUBLISH,
+    &adopt::ADOPT,
+    &forget::FORGET,
+    &configure::CONFIGURE,
+    &migrate::MIGRATE,
 ];
 
 /// The kind of that name.

@@ -2,11 +2,12 @@
 
 use crate::domain::app_state::Status;
 use proximity_protocol::{
-    ids::{BridgeName, StorageId, TemplatePrefix, VolumeId},
+    ids::{BridgeName, NodeId, NodeName, StorageId, TemplatePrefix, VolumeId},
     spec::RecipeFileName,
 };
 use serde::{Deserialize, Serialize};
-use std::net::Ipv4Addr;
+use serde_json::Value;
+use std::{collections::BTreeMap, net::Ipv4Addr};
 
 /// Of `deploy`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,7 +74,65 @@ pub struct FixedParams {
     pub gateway: Option<Ipv4Addr>,
 }
 
-/// Of `start`, `stop`, `restart`, `delete`.
+/// Of `configure`: what shall be. What it was stands in the app's row until the operation is done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigureParams {
+    /// The status before.
+    pub previous: Status,
+    /// Cores, if they change.
+    #[serde(default)]
+    pub cpu_cores: Option<u32>,
+    /// MiB, if it changes.
+    #[serde(default)]
+    pub memory_mb: Option<u32>,
+    /// MiB, if it changes.
+    #[serde(default)]
+    pub swap_mb: Option<u32>,
+    /// GiB of the root volume, if it grows.
+    #[serde(default)]
+    pub disk_gb: Option<u32>,
+    /// The environment, if it changes.
+    #[serde(default)]
+    pub environment: Option<EnvironmentParams>,
+    /// `config` as it stands in answers.
+    pub config: Value,
+    /// Bound on the health check, seconds.
+    #[serde(default = "default_health_timeout_s")]
+    pub health_timeout_s: u32,
+}
+
+/// A changed environment. No secrets: new ones lie sealed beside the operation.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EnvironmentParams {
+    /// All plain values as they shall be.
+    pub plain: BTreeMap<String, String>,
+    /// Names of the secrets that lie beside the operation.
+    pub secrets: Vec<String>,
+    /// Names of the app's secrets that go.
+    pub forget_secrets: Vec<String>,
+    /// Bound on the recipe's script, seconds.
+    pub timeout_s: u32,
+}
+
+/// Of `migrate`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MigrateParams {
+    /// The status before.
+    pub previous: Status,
+    /// Bound on the health check, seconds.
+    #[serde(default = "default_health_timeout_s")]
+    pub health_timeout_s: u32,
+    /// Where it was when that was decided.
+    pub from: NodeId,
+    /// Its name.
+    pub from_name: NodeName,
+    /// Another node of the same cluster.
+    pub to: NodeId,
+    /// Its name.
+    pub to_name: NodeName,
+}
+
+/// Of `start`, `stop`, `restart`, `delete`, `forget`, `adopt`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ActionParams {
     /// The status before.
@@ -102,4 +161,10 @@ pub struct Data {
     /// What was found on a node in the place of what is the app's, and so was left there; in words.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub left: Vec<String>,
+    /// Whether the container ran when the operation first looked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub was_running: Option<bool>,
+    /// Whether its port led to it then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub was_published: Option<bool>,
 }

@@ -12,7 +12,14 @@ pub static PUBLISH: Kind = Kind {
     forward_only: false,
     // It runs all the while; `publish` has noted where the port answers.
     done: |_| Vec::new(),
-    undone: start::failed,
+    undone: |view, why| {
+        if view.operation.error.is_none() {
+            // Cancelled: it goes on running, and reconciliation asks again.
+            Vec::new()
+        } else {
+            start::failed(view, why)
+        }
+    },
     advice: start::START.advice,
     steps: &[
         start::RUN_NETWORK,

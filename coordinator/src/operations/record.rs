@@ -1,7 +1,7 @@
 //! Writes what happened: one transaction for the operation, its steps, what they change of the app, the log and the events; told to subscribers afterwards.
 
 use super::{
-    params::Data,
+    params::{ConfigureParams, Data},
     reserve,
     step::Change,
     surroundings::{self, SurroundingsError},
@@ -12,14 +12,15 @@ use crate::{
     events::{Event, NewEvent},
     nodes::inventories::Inventories,
     store::{
-        self, Connection, Store, StoreError, app_secrets,
+        self, Connection, Store, StoreError, adopted_configurations, app_secrets,
         apps::{self, AppRow},
         deployment_logs::{self, LogLevel},
-        fleet,
+        fleet, operation_secrets,
         operations::{self, OperationRow, StepRow},
         reservations::{self, Choice},
     },
 };
+use proximity_protocol::ids::OperationId;
 use serde_json::json;
 
 /// One line for the app's log.
@@ -219,7 +220,8 @@ async fn change_app(
     lines: &mut Vec<Line>,
 ) -> Result<Event, RecordError> {
     let mut data: Data = serde_json::from_value(operation.data.clone()).map_err(StoreError::from)?;
-    let leaving = app.status == Status::Removing && operation.kind != super::delete::DELETE.name;
+    let deletes = [super::delete::DELETE.name, super::forget::FORGET.name].contains(&operation.kind.as_str());
+    let leaving = app.status == Status::Removing && !deletes;
     let mut removed = false;
     for change in changes {
         match change {
@@ -235,6 +237,25 @@ async fn change_app(
                 app.mac = None;
                 app.published = None;
             }
+            Change::Stood { running, published } => {
+                data.was_running = Some(*running);
+                data.was_published = Some(*published);
+            }
+            Change::Adopted { mac, configuration } => {
+                app.vmid_confirmed = true;
+                app.mac.clone_from(mac);
+                let (id, vmid) = (app.id.as_str(), app.vmid.unwrap_or_default());
+                let node = fleet::node_by_id(&mut *tx, app.node_id).await?;
+                let node = node.map(|node| node.name).unwrap_or_default();
+                adopted_configurations::keep(&mut *tx, now, id, &node, vmid, configuration).await?;
+            }
+            Change::Pending(keys) => app.pending_restart.clone_from(keys),
+            Change::Disk(disk_gb) => {
+                app.resources.disk_gb = *disk_gb;
+                apps::update_asked(&mut *tx, now, &app).await?;
+            }
+            Change::Configured(params) => configured(&mut *tx, now, &mut app, operation.id, params).await?,
+            Change::NotConfigured => operation_secrets::forget(&mut *tx, operation.id).await?,
             Change::Address(address) => app.ip_address = Some(*address),
             Change::Published(address) => app.published = *address,
             Change::Template(volume) => data.template = Some(volume.clone()),
@@ -250,11 +271,13 @@ async fn change_app(
                 app.ip_address = None;
                 app.published = None;
                 app.mac = None;
+                app.pending_restart.clear();
             }
             Change::RemoveApp => removed = true,
             Change::Moved(node) => {
                 app.node_id = *node;
                 app.published = None;
+                operation.node_id = Some(*node);
                 operations::move_queued(&mut *tx, app.id.as_str(), *node).await?;
             }
         }
@@ -262,12 +285,37 @@ async fn change_app(
     operation.data = serde_json::to_value(&data).map_err(StoreError::from)?;
     if removed {
         app_secrets::forget(&mut *tx, app.id.as_str()).await?;
+        operation_secrets::forget_app(&mut *tx, app.id.as_str()).await?;
+        adopted_configurations::forget(&mut *tx, app.id.as_str()).await?;
         deployment_logs::forget(&mut *tx, app.id.as_str()).await?;
         apps::remove(&mut *tx, app.id.as_str()).await?;
     } else {
         apps::update(&mut *tx, now, &app).await?;
     }
     Ok(store::insert_event(tx, now, app_event(&app, removed)).await?)
+}
+
+/// What was asked is in force: the app's row says so from now on.
+async fn configured(
+    tx: &mut Connection,
+    now: UnixMs,
+    app: &mut AppRow,
+    operation: OperationId,
+    params: &ConfigureParams,
+) -> Result<(), StoreError> {
+    let resources = &mut app.resources;
+    resources.cpu_cores = params.cpu_cores.unwrap_or(resources.cpu_cores);
+    resources.memory_mb = params.memory_mb.unwrap_or(resources.memory_mb);
+    resources.swap_mb = params.swap_mb.unwrap_or(resources.swap_mb);
+    app.config.clone_from(&params.config);
+    if let Some(environment) = &params.environment {
+        app.environment.clone_from(&environment.plain);
+        for name in &environment.forget_secrets {
+            app_secrets::forget_one(&mut *tx, app.id.as_str(), name).await?;
+        }
+        operation_secrets::settle(&mut *tx, operation).await?;
+    }
+    apps::update_asked(tx, now, app).await
 }
 
 /// Gives back what a node refused, remembers the refusal, and takes another.

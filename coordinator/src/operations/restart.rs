@@ -3,10 +3,9 @@
 
 use super::{
     acts, start,
-    step::{Act, Change, Kind, Step, Undo, View},
+    step::{Act, Kind, Step, Undo, View},
     stop,
 };
-use crate::domain::app_state::Status;
 use proximity_protocol::fault::Fault;
 
 /// Restarts an app.
@@ -15,32 +14,29 @@ pub static RESTART: Kind = Kind {
     forward_only: false,
     done: start::running,
     undone: |view, why| {
-        if serves_again(view) {
-            vec![Change::Status(Status::Running), Change::Reason(None)]
+        if start::is_left_as_it_was(view) || serves_again(view) {
+            start::as_before(view)
         } else {
             start::failed(view, why)
         }
     },
     advice: start::START.advice,
     steps: &[
+        acts::LOOK,
         Step {
             settle: acts::unpublished,
             undo: Some(Undo {
-                act: |view| back(view, stop::publish_again),
                 changes: stop::published_again,
-                gone: &[],
+                ..Undo::plain(|view| back(view, stop::publish_again), stop::ANOTHER_ADDRESS)
             }),
             ..Step::plain("unpublish", "Close the port", acts::unpublish)
         },
         Step {
-            undo: Some(Undo {
-                act: |view| back(view, stop::start_again),
-                changes: |_| Vec::new(),
-                gone: &[],
-            }),
+            undo: Some(Undo::plain(|view| back(view, stop::start_again), &[])),
             ..Step::plain("stop", "Stop the container", acts::stop)
         },
         start::RUN_START,
+        start::RUN_SETTINGS,
         start::RUN_NETWORK,
         start::RUN_HEALTHY,
         start::RUN_PUBLISH,

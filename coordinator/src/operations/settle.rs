@@ -31,12 +31,19 @@ pub(super) type Sent = Option<(NodeId, StepKey)>;
 impl Drive<'_> {
     pub(super) async fn succeeded(&self, mut moment: Moment, at: At, outcome: Outcome, sent: Sent) -> Advance {
         let changes = match (at.undo, &at.step.undo) {
-            (true, undo) => undo.as_ref().map(|u| (u.changes)(&outcome)).unwrap_or_default(),
+            (true, undo) => undo
+                .as_ref()
+                .map(|u| (u.changes)(&moment.view(&[]), &outcome))
+                .unwrap_or_default(),
             (false, _) => match (at.step.settle)(&moment.view(&[]), &outcome) {
                 Ok(changes) => changes,
                 Err(fault) => return self.failed(moment, at, fault, sent).await,
             },
         };
+        let left = moment.operation.node_id.filter(|node| {
+            let moved = |change: &Change| matches!(change, Change::Moved(to) if to != node);
+            changes.iter().any(moved)
+        });
         let row = self.passed(&mut moment.steps[at.place], at.undo);
         let draft = Draft {
             steps: vec![row],
@@ -45,13 +52,16 @@ impl Drive<'_> {
         };
         let pause = self.write(draft).await?;
         self.committed(sent);
-        Ok(pause)
+        let Some(left) = left else { return Ok(pause) };
+        self.engine.deps().commands.committed(left, self.id, None);
+        // Out of the old node's queue and into the new one's.
+        Ok(Some(pause.unwrap_or(Pause::Until(self.engine.deps().clock.now_ms()))))
     }
 
     /// It is so already.
     async fn already(&self, mut moment: Moment, at: At, fault: &Fault, sent: Sent) -> Advance {
         let changes = match (&at.step.undo, at.undo) {
-            (Some(undo), true) => (undo.changes)(&Outcome::Done),
+            (Some(undo), true) => (undo.changes)(&moment.view(&[]), &Outcome::Done),
             (None, true) => Vec::new(),
             (_, false) => (at.step.settle)(&moment.view(&[]), &Outcome::Done).unwrap_or_default(),
         };
@@ -85,7 +95,7 @@ impl Drive<'_> {
         }
         if !at.undo {
             row.state = StepState::Skipped;
-            row.reason = Some(because);
+            row.reason = (!because.is_empty()).then_some(because);
             draft.operation.state = OperationState::Running;
             draft.operation.reason = None;
         }

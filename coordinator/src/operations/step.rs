@@ -1,6 +1,6 @@
 //! What a kind of operation is made of: a table of steps. Steps decide, purely, what to send and what a result changes; the engine carries both out.
 
-use super::params::Data;
+use super::params::{ConfigureParams, Data};
 use crate::{
     domain::app_state::Status,
     store::{apps::AppRow, operations::OperationRow, reservations::Choice},
@@ -77,9 +77,23 @@ pub struct Undo {
     /// What to send.
     pub act: fn(&View<'_>) -> Result<Act, Fault>,
     /// What that changes in the registry.
-    pub changes: fn(&Outcome) -> Vec<Change>,
+    pub changes: fn(&View<'_>, &Outcome) -> Vec<Change>,
     /// Faults that mean that nothing is left.
     pub gone: &'static [FaultKind],
+    /// Whether the recipe's environment, as it was before, has to be opened for it.
+    pub secrets: bool,
+}
+
+impl Undo {
+    /// One that changes nothing in the registry and needs no secrets.
+    pub(crate) const fn plain(act: fn(&View<'_>) -> Result<Act, Fault>, gone: &'static [FaultKind]) -> Self {
+        Self {
+            act,
+            changes: |_, _| Vec::new(),
+            gone,
+            secrets: false,
+        }
+    }
 }
 
 /// What a step wants done.
@@ -133,6 +147,28 @@ pub enum Change {
     Published(Option<Ipv4Addr>),
     /// The template for later steps.
     Template(VolumeId),
+    /// How the container stood when the operation first looked.
+    Stood {
+        /// Whether it ran.
+        running: bool,
+        /// Whether its port led to it.
+        published: bool,
+    },
+    /// The container, which somebody else made, is the app's; its configuration is kept.
+    Adopted {
+        /// The interface's address.
+        mac: Option<MacAddress>,
+        /// The configuration's text.
+        configuration: String,
+    },
+    /// Settings that wait for the container's next start.
+    Pending(Vec<String>),
+    /// What the root volume has, GiB.
+    Disk(u32),
+    /// What the operation was asked to change is in force: settings, environment, secrets.
+    Configured(Box<ConfigureParams>),
+    /// What the operation was asked to change is not in force: its new secrets go.
+    NotConfigured,
     /// A node refused what was reserved: reserve another.
     ChooseAgain(Choice),
     /// Nothing of the app is left on any node: its reservations are free.
@@ -157,7 +193,7 @@ pub struct View<'a> {
     pub reserved_address: Option<Ipv4Addr>,
     /// Whether the container has been made already in this operation.
     pub created: bool,
-    /// The recipe's environment, secrets included; empty unless the step asks for it.
+    /// The recipe's environment, secrets included, as it shall be on the way forward and as it was on the way back; empty unless the step asks for it.
     pub env: &'a [(EnvName, SecretText)],
 }
 

@@ -3,10 +3,14 @@
 use super::{
     acts,
     params::ActionParams,
+    start,
     step::{Act, Change, Kind, Step, Undo, View},
 };
 use crate::domain::app_state::Status;
-use proximity_protocol::{command::Outcome, fault::Fault};
+use proximity_protocol::{
+    command::Outcome,
+    fault::{Fault, FaultKind},
+};
 
 /// Stops an app.
 pub static STOP: Kind = Kind {
@@ -14,11 +18,16 @@ pub static STOP: Kind = Kind {
     forward_only: false,
     done: |_| vec![Change::Status(Status::Stopped), Change::Reason(None)],
     undone: |view, why| {
-        if was_running(view) {
-            // It serves as before; the operation says why it could not be stopped.
-            vec![Change::Status(Status::Running), Change::Reason(None)]
+        let looked = view
+            .operation
+            .error
+            .as_ref()
+            .is_none_or(|error| error["step"] != acts::LOOK.name);
+        if start::is_left_as_it_was(view) || (looked && was_status(view, Status::Running) && was_running(view)) {
+            // It is as before; the operation says why it could not be stopped.
+            start::as_before(view)
         } else {
-            vec![Change::Status(Status::Error), Change::Reason(Some(why.to_owned()))]
+            start::failed(view, why)
         }
     },
     advice: |view| {
@@ -29,30 +38,35 @@ pub static STOP: Kind = Kind {
             view.app.id
         )
     },
-    steps: &[
-        Step {
-            settle: acts::unpublished,
-            undo: Some(Undo {
-                act: publish_again,
-                changes: published_again,
-                gone: acts::GONE,
-            }),
-            ..Step::plain("unpublish", "Close the port", acts::unpublish)
-        },
-        Step {
-            undo: Some(Undo {
-                act: start_again,
-                changes: |_| Vec::new(),
-                gone: acts::GONE,
-            }),
-            ..Step::plain("stop", "Stop the container", acts::stop)
-        },
-    ],
+    steps: &[acts::LOOK, UNPUBLISH, STOP_CONTAINER],
 };
 
-fn was_running(view: &View<'_>) -> bool {
-    view.params::<ActionParams>()
-        .is_ok_and(|p| p.previous == Status::Running)
+// From published to stopped, and back if it fails: also the first half of a migration.
+pub(super) const UNPUBLISH: Step = Step {
+    settle: acts::unpublished,
+    undo: Some(Undo {
+        changes: published_again,
+        ..Undo::plain(publish_again, ANOTHER_ADDRESS)
+    }),
+    ..Step::plain("unpublish", "Close the port", acts::unpublish)
+};
+pub(super) const STOP_CONTAINER: Step = Step {
+    undo: Some(Undo::plain(start_again, &[])),
+    ..Step::plain("stop", "Stop the container", acts::stop)
+};
+
+/// Started again it may have got another address by DHCP. It runs; reconciliation publishes its port to where it is now.
+pub(super) const ANOTHER_ADDRESS: &[FaultKind] = &[FaultKind::NotOurs];
+
+fn was_status(view: &View<'_>, status: Status) -> bool {
+    view.params::<ActionParams>().is_ok_and(|p| p.previous == status)
+}
+
+/// An operation that an earlier version began has not looked.
+pub(super) fn was_running(view: &View<'_>) -> bool {
+    view.data
+        .was_running
+        .unwrap_or_else(|| was_status(view, Status::Running))
 }
 
 pub(super) fn start_again(view: &View<'_>) -> Result<Act, Fault> {
@@ -64,14 +78,14 @@ pub(super) fn start_again(view: &View<'_>) -> Result<Act, Fault> {
 }
 
 pub(super) fn publish_again(view: &View<'_>) -> Result<Act, Fault> {
-    if was_running(view) {
+    if view.data.was_published.unwrap_or_else(|| was_running(view)) {
         acts::publish(view)
     } else {
         Act::nothing("It was not published before")
     }
 }
 
-pub(super) fn published_again(outcome: &Outcome) -> Vec<Change> {
+pub(super) fn published_again(_: &View<'_>, outcome: &Outcome) -> Vec<Change> {
     match outcome {
         Outcome::Published { address } => vec![Change::Published(Some(*address))],
         _ => Vec::new(),

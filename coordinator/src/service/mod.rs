@@ -8,6 +8,7 @@ pub mod auth;
 pub mod authority;
 pub mod catalog;
 pub mod clock_alarm;
+pub mod drain;
 pub mod enrolment;
 pub mod hosts;
 pub mod join_tokens;

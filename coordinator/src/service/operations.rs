@@ -2,15 +2,16 @@
 
 use super::{
     Caller, Role, ServiceError,
-    apps::{check_page, sees},
+    apps::{check_page, may_change, sees},
 };
 use crate::{
     clock::rfc3339,
     domain::operation_state::{OperationState, StepState},
     events::Event,
+    operations::{Engine, kind},
     service::FieldError,
     store::{
-        Store,
+        Store, StoreError,
         operations::{self as rows, OperationFilter, OperationRow, StepRow},
     },
 };
@@ -39,6 +40,8 @@ pub struct OperationView {
     pub error: Option<Value>,
     /// The user who asked.
     pub requested_by: String,
+    /// Whether somebody has asked it to turn around.
+    pub cancel_requested: bool,
     /// In order.
     pub steps: Vec<StepView>,
     /// RFC 3339.
@@ -130,6 +133,7 @@ pub(super) fn view(row: OperationRow, steps: Vec<StepRow>) -> OperationView {
         action: row.action,
         error: row.error,
         requested_by: row.requested_by,
+        cancel_requested: row.cancel_requested,
         steps: steps
             .into_iter()
             .map(|s| StepView {
@@ -158,16 +162,58 @@ pub(super) fn no_such_operation(id: &str) -> ServiceError {
     ServiceError::NotFound(format!("there is no operation {id:?}; GET /api/operations lists yours"))
 }
 
+/// Why an operation cannot be cancelled: 409.
+fn refuse_cancelling(row: &OperationRow) -> Result<(), ServiceError> {
+    let what = format!("the {} of {}", row.kind, row.hostname);
+    let why = match row.state {
+        OperationState::Done => format!("{what} is done already; nothing is left to cancel"),
+        OperationState::Undone => format!("{what} was taken back already; nothing is left to cancel"),
+        OperationState::Stuck => format!("{what} is stuck and does nothing more; its action says what frees it"),
+        OperationState::Undoing => format!("{what} is being taken back already; wait until that has ended"),
+        OperationState::Queued | OperationState::Running | OperationState::Waiting => {
+            match kind(&row.kind).filter(|kind| kind.forward_only) {
+                Some(_) => format!("{what} has no way back, so it cannot be cancelled; wait until it has ended"),
+                None => return Ok(()),
+            }
+        }
+    };
+    Err(ServiceError::Conflict(why))
+}
+
 /// The use cases of operations.
 #[derive(Clone)]
 pub struct Operations {
     store: Store,
+    engine: Engine,
 }
 
 impl Operations {
     /// Over this registry.
-    pub fn new(store: Store) -> Self {
-        Self { store }
+    pub fn new(store: Store, engine: Engine) -> Self {
+        Self { store, engine }
+    }
+
+    /// Asks an operation to turn around: what it has done is taken back, and a command that acts on a node is waited for first. Asking again is no mistake.
+    pub async fn cancel(&self, caller: &Caller, id: &str) -> Result<OperationView, ServiceError> {
+        may_change(caller)?;
+        let parsed: OperationId = id.parse().map_err(|_| no_such_operation(id))?;
+        let mut tx = self.store.begin().await?;
+        let row = rows::by_id(&mut tx, parsed)
+            .await?
+            .filter(|row| sees(caller, row.owner_id))
+            .ok_or_else(|| no_such_operation(id))?;
+        refuse_cancelling(&row)?;
+        rows::request_cancel(&mut tx, parsed).await?;
+        let row = OperationRow {
+            cancel_requested: true,
+            ..row
+        };
+        let steps = rows::steps(&mut tx, parsed).await?;
+        tx.commit().await.map_err(StoreError::from)?;
+        self.engine.kick(parsed);
+        self.engine.wake();
+        tracing::info!(operation_id = %parsed, app_id = row.app_id, kind = row.kind, request_id = caller.request_id, "asked to turn around");
+        Ok(view(row, steps))
     }
 
     /// One operation with its steps.

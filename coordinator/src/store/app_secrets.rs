@@ -26,12 +26,24 @@ pub async fn of_app(tx: &mut Connection, app_id: &str) -> Result<Vec<(String, Ve
         .collect()
 }
 
-/// Whether any app has one.
+/// Whether any app has one, or is about to.
 pub async fn any(tx: &mut Connection) -> Result<bool, StoreError> {
-    Ok(sqlx::query("SELECT 1 FROM app_secrets LIMIT 1")
-        .fetch_optional(tx)
-        .await?
-        .is_some())
+    Ok(
+        sqlx::query("SELECT 1 FROM app_secrets UNION ALL SELECT 1 FROM operation_secrets LIMIT 1")
+            .fetch_optional(tx)
+            .await?
+            .is_some(),
+    )
+}
+
+/// Forgets one.
+pub async fn forget_one(tx: &mut Connection, app_id: &str, name: &str) -> Result<(), StoreError> {
+    sqlx::query("DELETE FROM app_secrets WHERE app_id = $1 AND name = $2")
+        .bind(app_id)
+        .bind(name)
+        .execute(tx)
+        .await?;
+    Ok(())
 }
 
 /// Forgets those of an app that is gone.

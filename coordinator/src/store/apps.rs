@@ -9,7 +9,10 @@ use proximity_protocol::ids::{AppId, Generation, MacAddress, NodeId, Owner, Stor
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sqlx::{QueryBuilder, Row, sqlite::SqliteRow};
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+};
 
 /// What an app got, as resolved when it was accepted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -93,6 +96,8 @@ pub struct AppRow {
     pub labels: Vec<String>,
     /// Why this node.
     pub placement: Option<Value>,
+    /// Keys of its container's configuration that wait for the next start.
+    pub pending_restart: Vec<String>,
     /// When it was accepted.
     pub created_at: UnixMs,
     /// When it changed.
@@ -152,6 +157,7 @@ fn app(row: &SqliteRow) -> Result<AppRow, StoreError> {
         volumes: json(row, "volumes")?,
         labels: json(row, "labels")?,
         placement: json_opt(row, "placement")?,
+        pending_restart: json(row, "pending_restart")?,
         created_at: get(row, "created_at")?,
         updated_at: get(row, "updated_at")?,
         state_changed_at: get(row, "state_changed_at")?,
@@ -209,7 +215,8 @@ pub async fn insert(tx: &mut Connection, a: &AppRow) -> Result<(), StoreError> {
 pub async fn update(tx: &mut Connection, now: UnixMs, a: &AppRow) -> Result<(), StoreError> {
     sqlx::query(
         "UPDATE apps SET state_changed_at = CASE WHEN status = $2 THEN state_changed_at ELSE $3 END, status = $2, updated_at = $3, status_reason = $4,
-         node_id = $5, generation = $6, vmid = $7, vmid_confirmed = $8, public_port = $9, ip_address = $10, published = $11, mac = $12 WHERE id = $1",
+         node_id = $5, generation = $6, vmid = $7, vmid_confirmed = $8, public_port = $9, ip_address = $10, published = $11, mac = $12,
+         pending_restart = $13 WHERE id = $1",
     )
     .bind(a.id.as_str())
     .bind(a.status.as_str())
@@ -223,6 +230,24 @@ pub async fn update(tx: &mut Connection, now: UnixMs, a: &AppRow) -> Result<(), 
     .bind(a.ip_address.map(|i| i.to_string()))
     .bind(a.published.map(|i| i.to_string()))
     .bind(a.mac.as_ref().map(MacAddress::as_str))
+    .bind(serde_json::to_string(&a.pending_restart)?)
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// Writes what its owner changes.
+pub async fn update_asked(tx: &mut Connection, now: UnixMs, a: &AppRow) -> Result<(), StoreError> {
+    sqlx::query(
+        "UPDATE apps SET updated_at = $2, config = $3, resources = $4, environment = $5, description = $6, labels = $7 WHERE id = $1",
+    )
+    .bind(a.id.as_str())
+    .bind(now)
+    .bind(a.config.to_string())
+    .bind(serde_json::to_string(&a.resources)?)
+    .bind(serde_json::to_string(&a.environment)?)
+    .bind(&a.description)
+    .bind(serde_json::to_string(&a.labels)?)
     .execute(tx)
     .await?;
     Ok(())
@@ -452,4 +477,14 @@ pub async fn by_vmid(tx: &mut Connection, host_id: i64, vmid: u32) -> Result<Opt
         .as_ref()
         .map(app)
         .transpose()
+}
+
+/// Host and VMID of every app that has a container, or is taking one over.
+pub async fn containers(tx: &mut Connection) -> Result<BTreeSet<(i64, u32)>, StoreError> {
+    sqlx::query("SELECT host_id, vmid FROM apps WHERE vmid IS NOT NULL AND (vmid_confirmed OR adopted)")
+        .fetch_all(tx)
+        .await?
+        .iter()
+        .map(|row| Ok((get(row, "host_id")?, number(row, "vmid")?)))
+        .collect()
 }

@@ -3,6 +3,7 @@
 //! One connection writes (every write transaction is `BEGIN IMMEDIATE`: a deferred one that reads and then writes fails under load), several read. One file
 //! per table or family of tables; each function takes the transaction, so that a use case composes several in one.
 
+pub mod adopted_configurations;
 pub mod app_secrets;
 pub mod apps;
 pub mod certificates;
@@ -13,6 +14,7 @@ pub mod hosts;
 pub mod join_tokens;
 pub mod node_trust;
 pub mod nodes;
+pub mod operation_secrets;
 pub mod operations;
 pub mod reservations;
 mod row;

@@ -2,6 +2,7 @@
 
 use super::{
     Connection, StoreError,
+    apps::Resources,
     row::{get, json, json_opt, number, parse, parse_opt},
 };
 use crate::{
@@ -210,6 +211,26 @@ pub async fn unfinished_of(tx: &mut Connection, app_id: &str) -> Result<Vec<Oper
     .await?
     .iter()
     .map(operation)
+    .collect()
+}
+
+/// The operations of a kind that have not ended: the node of each, its parameters, and what its app was promised.
+pub async fn under_way(tx: &mut Connection, kind: &str) -> Result<Vec<(Option<NodeId>, Value, Resources)>, StoreError> {
+    sqlx::query(
+        "SELECT o.node_id, o.params, a.resources FROM operations o JOIN apps a ON a.id = o.app_id
+         WHERE o.kind = $1 AND o.state IN ('queued', 'running', 'waiting', 'undoing')",
+    )
+    .bind(kind)
+    .fetch_all(tx)
+    .await?
+    .iter()
+    .map(|row| {
+        Ok((
+            parse_opt(row, "node_id")?,
+            json(row, "params")?,
+            json(row, "resources")?,
+        ))
+    })
     .collect()
 }
 

@@ -1,6 +1,7 @@
 //! The router with everything behind it but the nodes, which are the engine's in-memory fleet.
 #![allow(clippy::unwrap_used)]
 
+mod adoption;
 mod apps;
 mod auth;
 mod catalog;
@@ -124,7 +125,7 @@ impl TestApi {
                 bus: world.bus.clone(),
                 secrets: world.secrets.clone(),
             }),
-            operations: Operations::new(world.store.clone()),
+            operations: Operations::new(world.store.clone(), world.engine(1)),
             rescue: Rescue::new(
                 world.store.clone(),
                 Arc::new(world.clock.clone()),
@@ -209,6 +210,14 @@ impl TestApi {
             headers.push(("authorization", &bearer));
         }
         self.send("POST", path, &headers, body.to_string()).await
+    }
+
+    /// Any method, with a body or without.
+    pub(super) async fn send_as(&self, token: &str, method: &str, path: &str, body: Option<Value>) -> Reply {
+        let bearer = format!("Bearer {token}");
+        let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
+        let body = body.map(|body| body.to_string()).unwrap_or_default();
+        self.send(method, path, &headers, body).await
     }
 
     /// Makes a user and logs it in; its access token.

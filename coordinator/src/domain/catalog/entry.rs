@@ -74,6 +74,8 @@ pub struct Input {
     pub generated_length: Option<u8>,
     /// The whole value has to match this regular expression.
     pub pattern: Option<String>,
+    /// It is taken at creation and cannot be changed afterwards (a name that data are filed under).
+    pub fixed: bool,
 }
 
 /// A volume of its own inside the container.
@@ -102,7 +104,8 @@ pub enum Deploy {
 pub struct Native {
     /// The template's name begins so.
     pub template: TemplatePrefix,
-    /// Shell script that may be repeated.
+    /// Shell script that may be repeated. It is also what makes changed values take effect, unless `files` has one named
+    /// [`proximity_protocol::spec::CONFIGURE_FILE`].
     pub install: String,
     /// Shell script that ends with zero only if the app works.
     pub health: String,
@@ -180,6 +183,7 @@ impl Input {
             "secret": self.secret,
             "generated": self.generated_length.is_some(),
             "pattern": self.pattern,
+            "fixed": self.fixed,
         })
     }
 }

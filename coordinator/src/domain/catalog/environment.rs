@@ -2,7 +2,7 @@
 
 use super::entry::{Entry, Input};
 use proximity_protocol::{ids::EnvName, secret::SecretText};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Most variables of an app.
 pub const ENVIRONMENT_MAX: usize = 100;
@@ -36,6 +36,19 @@ pub struct Resolved {
     pub secrets: BTreeMap<EnvName, SecretText>,
     /// Secrets that are to be drawn.
     pub generated: Vec<GeneratedInput>,
+}
+
+/// The environment of an app that is there, as it shall be.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ChangedEnvironment {
+    /// All that may be stored and shown.
+    pub plain: BTreeMap<EnvName, String>,
+    /// Secrets that were given; those that are not named stay as they are.
+    pub secrets: BTreeMap<EnvName, SecretText>,
+    /// Secrets that are to be drawn anew.
+    pub generated: Vec<GeneratedInput>,
+    /// Secrets that go, because the name goes or is no secret any more.
+    pub forget: BTreeSet<EnvName>,
 }
 
 /// A name that the entry does not know but that says what it holds. Better one plain value too many encrypted than a password in a list.
@@ -152,5 +165,98 @@ impl Entry {
             });
         }
         if errors.is_empty() { Ok(resolved) } else { Err(errors) }
+    }
+
+    /// Joins what an app has (`plain`, and the names of its secrets) with changes: a value is set, `None` brings back what the app would have got without
+    /// one. Answers everything that is wrong.
+    pub fn change_environment(
+        &self,
+        plain: &BTreeMap<String, String>,
+        secrets: &BTreeSet<String>,
+        given: &BTreeMap<String, Option<String>>,
+    ) -> Result<ChangedEnvironment, Vec<EnvironmentError>> {
+        let mut errors = Vec::new();
+        let mut changed = ChangedEnvironment::default();
+        for (name, value) in plain {
+            match EnvName::new(name.as_str()) {
+                Ok(name) => drop(changed.plain.insert(name, value.clone())),
+                Err(invalid) => errors.push(error(name, format!("a name is {}", invalid.rule))),
+            }
+        }
+        for (name, value) in given {
+            match EnvName::new(name.as_str()) {
+                Ok(parsed) => {
+                    if let Err(msg) = self.change(&mut changed, secrets, parsed, value.as_deref()) {
+                        errors.push(error(name, msg));
+                    }
+                }
+                Err(invalid) => errors.push(error(name, format!("a name is {}", invalid.rule))),
+            }
+        }
+        let mut names: BTreeSet<&str> = secrets.iter().map(String::as_str).collect();
+        names.retain(|name| !changed.forget.iter().any(|gone| gone.as_str() == *name));
+        names.extend(changed.plain.keys().map(EnvName::as_str));
+        names.extend(changed.secrets.keys().map(EnvName::as_str));
+        names.extend(changed.generated.iter().map(|input| input.name.as_str()));
+        if names.len() > ENVIRONMENT_MAX {
+            let msg = format!("at most {ENVIRONMENT_MAX} variables, there would be {}", names.len());
+            errors.push(error("", msg));
+        }
+        if errors.is_empty() { Ok(changed) } else { Err(errors) }
+    }
+
+    /// One change.
+    fn change(
+        &self,
+        changed: &mut ChangedEnvironment,
+        secrets: &BTreeSet<String>,
+        name: EnvName,
+        value: Option<&str>,
+    ) -> Result<(), String> {
+        let input = self.env_vars.get(&name);
+        if input.is_some_and(|input| input.fixed) {
+            return Err("is taken at creation only and cannot be changed".into());
+        }
+        let secret = match input {
+            Some(input) => input.secret || input.generated_length.is_some(),
+            None => sounds_secret(name.as_str()),
+        };
+        let was_secret = secrets.contains(name.as_str());
+        changed.plain.remove(&name);
+        let value = match (value, input) {
+            (Some(value), _) => Some(value.to_owned()),
+            (None, Some(input)) => match input.generated_length {
+                Some(length) => {
+                    changed.generated.push(GeneratedInput { name, length });
+                    return Ok(());
+                }
+                None if input.default.is_none() && input.required => return Err("is required".into()),
+                None => input.default.clone(),
+            },
+            (None, None) => None,
+        };
+        let Some(value) = value else {
+            if was_secret {
+                changed.forget.insert(name);
+            }
+            return Ok(());
+        };
+        check_value(input, &value)?;
+        if secret {
+            changed.secrets.insert(name, SecretText::new(value));
+        } else {
+            if was_secret {
+                changed.forget.insert(name.clone());
+            }
+            changed.plain.insert(name, value);
+        }
+        Ok(())
+    }
+}
+
+fn error(name: &str, msg: impl Into<String>) -> EnvironmentError {
+    EnvironmentError {
+        name: name.chars().take(80).collect(),
+        msg: msg.into(),
     }
 }

@@ -16,7 +16,9 @@ mod search;
 mod tests;
 
 pub use entry::{Deploy, Entry, Input, Native, Volume};
-pub use environment::{ENVIRONMENT_MAX, EnvironmentError, GeneratedInput, Resolved, VALUE_MAX_BYTES};
+pub use environment::{
+    ChangedEnvironment, ENVIRONMENT_MAX, EnvironmentError, GeneratedInput, Resolved, VALUE_MAX_BYTES,
+};
 pub use parse::Problem;
 
 use std::{

@@ -8,7 +8,7 @@ use super::{
 };
 use proximity_protocol::{
     ids::{ContainerPath, EnvName, TemplatePrefix},
-    spec::{Recipe, RecipeFile, RecipeFileName},
+    spec::{CONFIGURE_FILE, Recipe, RecipeFile, RecipeFileName},
 };
 use serde_json::{Map, Value};
 use std::{
@@ -50,12 +50,14 @@ pub(super) const INPUT_FIELDS: &[&str] = &[
     "generated",
     "length",
     "pattern",
+    "fixed",
 ];
 pub(super) const DEPLOY_FIELDS: &[&str] = &[
     "kind",
     "template",
     "install",
     "health",
+    "configure",
     "files",
     "install_timeout_s",
     "health_timeout_s",
@@ -332,6 +334,7 @@ fn input(f: &mut Fields<'_>, file: &str, at: &str, object: &Map<String, Value>) 
         secret: i.flag("secret") || generated,
         generated_length: generated.then(|| u8::try_from(length).unwrap_or(u8::MAX)),
         pattern: i.text("pattern", 500),
+        fixed: i.flag("fixed"),
     };
     if input.default.is_none() && i.raw("default").is_some() {
         i.problem("default", "has to be a text, a number, true or false");
@@ -416,6 +419,9 @@ fn native(f: &mut Fields<'_>, file: &str, object: &Map<String, Value>) -> Option
     for (name, content) in d.object("files").into_iter().flatten() {
         let at = format!("files.{name}");
         match (RecipeFileName::try_from(name.clone()), lines(content)) {
+            (Ok(name), _) if name.as_str() == CONFIGURE_FILE => {
+                d.problem(&at, "is the name under which `configure` is kept; choose another");
+            }
             (Ok(name), Some(text)) => files.push(RecipeFile {
                 name,
                 content: text.into_bytes(),
@@ -424,8 +430,13 @@ fn native(f: &mut Fields<'_>, file: &str, object: &Map<String, Value>) -> Option
             (_, None) => d.problem(&at, "has to be a text or a list of lines"),
         }
     }
+    if d.raw("configure").is_some() {
+        let content = d.script("configure").into_bytes();
+        // A constant that is a name.
+        files.extend(RecipeFileName::try_from(CONFIGURE_FILE.to_owned()).map(|name| RecipeFile { name, content }));
+    }
     if files.len() > 64 {
-        d.problem("files", "at most 64");
+        d.problem("files", "at most 64, `configure` counted");
     }
     let size = install.len() + health.len() + files.iter().map(|x| x.content.len()).sum::<usize>();
     if size > Recipe::SIZE_MAX / 2 {

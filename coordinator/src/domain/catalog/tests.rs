@@ -1,5 +1,6 @@
 #![allow(clippy::unwrap_used)]
 use super::*;
+use proximity_protocol::ids::EnvName;
 use serde_json::{Value, json};
 
 fn native() -> Value {
@@ -303,4 +304,87 @@ fn the_schema_names_what_the_parser_knows() {
         file.as_object_mut().unwrap().remove(field.as_str().unwrap());
         assert_eq!(one(&file).unwrap_err()[0].field, field.as_str().unwrap());
     }
+}
+
+fn changes(pairs: &[(&str, Option<&str>)]) -> BTreeMap<String, Option<String>> {
+    let owned = |(name, value): &(&str, Option<&str>)| ((*name).to_owned(), value.map(str::to_owned));
+    pairs.iter().map(owned).collect()
+}
+
+fn names(list: &[&str]) -> std::collections::BTreeSet<String> {
+    list.iter().map(|name| (*name).to_owned()).collect()
+}
+
+#[test]
+fn changed_values_are_joined_with_what_is_there() {
+    let catalog = one(&native()).unwrap();
+    let entry = catalog.get("db").unwrap();
+    let plain = given(&[("DB_NAME", "rows"), ("DB_OWNER", "ada"), ("EXTRA", "1")]);
+    let secrets = names(&["DB_PASSWORD", "DB_KEY", "API_TOKEN"]);
+    let changed = entry
+        .change_environment(
+            &plain,
+            &secrets,
+            &changes(&[
+                ("DB_NAME", None),
+                ("DB_PASSWORD", None),
+                ("DB_KEY", Some("new")),
+                ("API_TOKEN", None),
+                ("EXTRA", None),
+                ("MORE", Some("2")),
+            ]),
+        )
+        .unwrap();
+    let shown: Vec<(&str, &str)> = changed.plain.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+    assert_eq!(shown, [("DB_NAME", "app"), ("DB_OWNER", "ada"), ("MORE", "2")]);
+    let secret: Vec<(&str, &str)> = changed.secrets.iter().map(|(n, v)| (n.as_str(), v.expose())).collect();
+    assert_eq!(secret, [("DB_KEY", "new")]);
+    assert_eq!(
+        changed.generated.iter().map(|g| g.name.as_str()).collect::<Vec<_>>(),
+        ["DB_PASSWORD"]
+    );
+    assert_eq!(
+        changed.forget.iter().map(EnvName::as_str).collect::<Vec<_>>(),
+        ["API_TOKEN"]
+    );
+}
+
+#[test]
+fn every_wrong_change_is_named() {
+    let mut file = native();
+    file["env_vars"]["DB_NAME"]["fixed"] = json!(true);
+    let catalog = one(&file).unwrap();
+    let entry = catalog.get("db").unwrap();
+    let plain = given(&[("DB_NAME", "app"), ("DB_OWNER", "ada")]);
+    let errors = entry
+        .change_environment(
+            &plain,
+            &names(&[]),
+            &changes(&[
+                ("DB_NAME", Some("other")),
+                ("DB_OWNER", None),
+                ("lower", Some("x")),
+                ("NUL", Some("a\0b")),
+            ]),
+        )
+        .unwrap_err();
+    let mut found: Vec<&str> = errors.iter().map(|e| e.name.as_str()).collect();
+    found.sort_unstable();
+    assert_eq!(found, ["DB_NAME", "DB_OWNER", "NUL", "lower"]);
+    let many = (0..ENVIRONMENT_MAX)
+        .map(|n| (format!("V{n}"), Some(String::new())))
+        .collect();
+    assert!(entry.change_environment(&plain, &names(&[]), &many).is_err());
+}
+
+#[test]
+fn what_configures_is_kept_beside_the_files() {
+    let mut file = native();
+    file["deploy"]["configure"] = json!(["#!/bin/sh", "true"]);
+    let catalog = one(&file).unwrap();
+    let files = &catalog.get("db").unwrap().native().unwrap().files;
+    let kept = files.iter().find(|f| f.name.as_str() == "configure").unwrap();
+    assert_eq!(kept.content, b"#!/bin/sh\ntrue\n");
+    file["deploy"]["files"]["configure"] = json!("x");
+    assert_eq!(one(&file).unwrap_err()[0].field, "deploy.files.configure");
 }

@@ -10,10 +10,10 @@ use crate::{
 };
 use proximity_protocol::{
     close,
-    command::{Command, Outcome, Progress},
+    command::{Command, Outcome, Progress, Verb},
     event::Notice,
     fault::{Fault, FaultKind},
-    ids::{NodeId, OperationId, StepKey},
+    ids::{Epoch, NodeId, OperationId, StepKey, StepName},
     roots::Pin,
 };
 use std::{
@@ -162,12 +162,15 @@ impl Places {
 pub struct Connections {
     places: RwLock<Places>,
     changes: broadcast::Sender<NodeChange>,
+    /// This run of the coordinator, for questions.
+    epoch: Epoch,
 }
 
 impl Connections {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(epoch: Epoch) -> Self {
         Self {
             places: RwLock::default(),
+            epoch,
             changes: broadcast::channel(4096).0,
         }
     }
@@ -290,6 +293,25 @@ impl Connections {
     }
 }
 
+/// A question as a command of its own: no operation waits for its answer.
+fn question(verb: Verb, epoch: Epoch) -> Result<Command, CommandError> {
+    let malformed = |why: String| CommandError::Fault(Fault::new(FaultKind::Malformed, why));
+    if !verb.reads_only() {
+        return Err(malformed(format!("{} is no question", verb.name())));
+    }
+    let name = StepName::new(verb.name()).map_err(|error| malformed(error.to_string()))?;
+    Ok(Command {
+        operation: OperationId(uuid::Uuid::now_v7()),
+        step: StepKey {
+            name,
+            undo: false,
+            attempt: 1,
+        },
+        epoch,
+        verb,
+    })
+}
+
 impl NodeCommands for Connections {
     fn execute(
         &self,
@@ -341,6 +363,16 @@ impl NodeQueries for Connections {
 
     fn refresh(&self, node: NodeId) -> BoxFuture<'_, Result<(), CommandError>> {
         Box::pin(self.refreshed(node))
+    }
+
+    fn look(&self, node: NodeId, verb: Verb, bound: Duration) -> BoxFuture<'_, Result<Outcome, CommandError>> {
+        Box::pin(async move {
+            let command = question(verb, self.epoch)?;
+            let (progress, _) = mpsc::unbounded_channel();
+            tokio::time::timeout(bound, self.execute(node, command, progress))
+                .await
+                .unwrap_or(Err(CommandError::Lost))
+        })
     }
 
     fn disconnect(&self, node: NodeId, code: u32, reason: &str) {

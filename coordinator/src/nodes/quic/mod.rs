@@ -115,7 +115,7 @@ impl Listener {
         let address = endpoint
             .local_addr()
             .map_err(|source| ListenError::Bind { address, source })?;
-        let connections = Arc::new(Connections::new());
+        let connections = Arc::new(Connections::new(deps.epoch));
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let seen = limits.seen_interval;
         let door = accept::Door::new(

@@ -23,7 +23,7 @@ async fn run(
     traps: &[(&'static str, bool, Wrong)],
 ) -> (World, crate::store::operations::OperationRow, String) {
     let context = format!("{} with {traps:?}", kind.name);
-    let world = World::new(1, true).await;
+    let world = World::of(kind.name).await;
     let id = world.queued(kind.name).await;
     for (step, undo, wrong) in traps {
         world.nodes.trap(step, *undo, *wrong);
@@ -143,27 +143,126 @@ async fn an_undo_that_cannot_be_done_is_stuck_and_a_deletion_frees_it() {
         let delete = world.delete("nginx-00000001").await;
         world.run_to_the_end(2).await;
         let operation = world.operation(delete).await;
-        world.assert_ended("delete", &operation, &context).await;
+        world.assert_ended(&operation.kind, &operation, &context).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_gone_already_is_no_trouble_on_the_way_out() {
-    for gone in [FaultKind::ContainerMissing, FaultKind::NotOurs] {
-        let delete = KINDS.iter().find(|k| k.forward_only).unwrap();
+    for delete in KINDS.iter().filter(|k| k.forward_only) {
+        for gone in [FaultKind::ContainerMissing, FaultKind::NotOurs] {
+            let world = World::new(1, true).await;
+            let id = world.queued(delete.name).await;
+            world.nodes.model(world.node(), |m| {
+                m.containers.clear();
+                m.published.clear();
+                if gone == FaultKind::NotOurs {
+                    m.stranger_vmids.insert(100);
+                }
+            });
+            world.run_to_the_end(1).await;
+            let operation = world.operation(id).await;
+            assert_eq!(operation.state, OperationState::Done, "{} {gone:?}", delete.name);
+            world.assert_ended(delete.name, &operation, "gone").await;
+        }
+    }
+}
+
+/// What is taken back goes to where it was, not to where the registry believed it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_ran_before_a_start_is_not_stopped_by_its_undo() {
+    for ran in [true, false] {
         let world = World::new(1, true).await;
-        let id = world.queued(delete.name).await;
-        world.nodes.model(world.node(), |m| {
-            m.containers.clear();
-            m.published.clear();
-            if gone == FaultKind::NotOurs {
-                m.stranger_vmids.insert(100);
-            }
-        });
+        let id = world.queued("start").await;
+        world
+            .nodes
+            .model(world.node(), |m| m.containers.get_mut(&100).unwrap().running = ran);
+        world
+            .nodes
+            .trap("publish", false, Wrong::Half(FaultKind::PolicyDenied, FOREVER));
         world.run_to_the_end(1).await;
         let operation = world.operation(id).await;
-        assert_eq!(operation.state, OperationState::Done, "{gone:?}");
-        world.assert_ended("delete", &operation, "gone").await;
+        assert_eq!(operation.state, OperationState::Undone, "{operation:?}");
+        let (runs, published) = world
+            .nodes
+            .model(world.node(), |m| (m.containers[&100].running, m.published.len()));
+        assert_eq!((runs, published), (ran, 0));
+    }
+}
+
+/// The container is found missing before anything is changed, and the app says so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_container_that_is_gone_is_told_before_anything_is_changed() {
+    for kind in ["start", "stop", "restart"] {
+        let world = World::new(1, true).await;
+        let id = world.queued(kind).await;
+        world.nodes.model(world.node(), |m| m.containers.clear());
+        world.run_to_the_end(1).await;
+        let operation = world.operation(id).await;
+        assert_eq!(operation.state, OperationState::Undone, "{kind}: {operation:?}");
+        let app = world.app("nginx-00000001").await.unwrap();
+        assert_eq!(app.status, crate::domain::app_state::Status::Error, "{kind}");
+        assert!(app.status_reason.unwrap().contains("does not exist any more"), "{kind}");
+        assert_eq!(world.nodes.seen.lock().unwrap().len(), 1, "{kind}: only the look");
+    }
+}
+
+/// What stood before it was moved stands afterwards, on either node, and nothing of it is published.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_stood_still_is_moved_and_stands_still() {
+    for fails in [false, true] {
+        let world = World::new(2, true).await;
+        let id = world.queued("migrate").await;
+        world.nodes.model(world.node(), |m| {
+            m.containers.get_mut(&100).unwrap().running = false;
+            m.published.clear();
+        });
+        if fails {
+            world
+                .nodes
+                .trap("migrate", false, Wrong::Half(FaultKind::PolicyDenied, FOREVER));
+        }
+        world.run_to_the_end(1).await;
+        let operation = world.operation(id).await;
+        let state = if fails {
+            OperationState::Undone
+        } else {
+            OperationState::Done
+        };
+        let there = world.ids[usize::from(!fails)];
+        assert_eq!(
+            (operation.state, operation.node_id),
+            (state, Some(there)),
+            "{operation:?}"
+        );
+        let (runs, published) = world
+            .nodes
+            .model(there, |m| (m.containers[&100].running, m.published.len()));
+        assert_eq!((runs, published), (false, 0));
+        let app = world.app("nginx-00000001").await.unwrap();
+        assert_eq!((app.node_id, app.published), (there, None));
+        if !fails {
+            assert_eq!(app.status, crate::domain::app_state::Status::Stopped);
+        }
+    }
+}
+
+/// A restart puts what waits into force, and the app stops saying that it waits.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn settings_that_wait_are_told_until_a_restart() {
+    let world = World::new(1, true).await;
+    let id = world.queued("configure").await;
+    world.nodes.model(world.node(), |m| m.memory_waits = true);
+    world.run_to_the_end(1).await;
+    assert_eq!(world.operation(id).await.state, OperationState::Done);
+    let app = world.app("nginx-00000001").await.unwrap();
+    assert_eq!(app.pending_restart, ["memory"]);
+    for kind in ["start", "restart"] {
+        let world = World::new(1, true).await;
+        world.queued(kind).await;
+        world.run_to_the_end(1).await;
+        let app = world.app("nginx-00000001").await.unwrap();
+        assert!(app.pending_restart.is_empty(), "{kind}");
     }
 }
 

@@ -37,7 +37,7 @@ async fn at_every_await(kind: &'static Kind, fails: Option<&'static str>, stride
     let mut ends = 0;
     loop {
         let context = format!("{} failing at {fails:?}, killed after {polls} polls", kind.name);
-        let world = World::new(1, true).await;
+        let world = World::of(kind.name).await;
         let id = world.queued(kind.name).await;
         if let Some(step) = fails {
             world

@@ -1,7 +1,9 @@
 //! The engine against an in-memory node that can fail, wait, lose answers and go away at every command, and against being dropped at every await point.
 #![allow(clippy::unwrap_used)]
 
+mod changes;
 mod clock;
+mod ends;
 mod every_step;
 mod killed;
 mod moves;

@@ -16,11 +16,14 @@ use tokio_util::sync::CancellationToken;
 
 const APP: &str = "nginx-00000001";
 
-/// Steps before which there is a container that can move.
+/// Steps before which there is a container of the app that can move.
 fn movable(kind: &'static Kind) -> impl Iterator<Item = &'static str> {
-    let before = ["reserve", "template", "create"];
+    let before = ["reserve", "template", "create", "adopt"];
+    // A migration goes where the others are only pushed.
+    let last = if kind.name == "migrate" { 4 } else { usize::MAX };
     kind.steps
         .iter()
+        .take(last)
         .map(|step| step.name)
         .filter(move |name| !before.contains(name))
 }
@@ -70,6 +73,11 @@ async fn assert_there(world: &World, kind: &Kind, ended: &OperationRow, context:
         .model(there, |m| (m.containers.get(&100).cloned(), m.published.len()));
     if kind.name == "delete" {
         assert!(app.is_none() && container.is_none() && published == 0, "{context}");
+        return;
+    }
+    if kind.name == "forget" {
+        let left = container.is_some_and(|c| c.owner.is_none() && c.running);
+        assert!(app.is_none() && left && published == 0, "{context}");
         return;
     }
     let (app, container) = (app.unwrap(), container.unwrap());

@@ -1,12 +1,13 @@
 //! A node in memory: idempotent verbs, a journal by step key, and one place at which something goes wrong.
 
+use super::changes;
 use crate::nodes::{BoxFuture, CommandError, NodeChange, NodeCommands, NodeQueries};
 use proximity_protocol::{
     command::{Command, Outcome, Progress, Target, Verb},
     fault::{Fault, FaultKind},
-    ids::{NodeId, OperationId, Owner, StepKey, Vmid, VolumeId},
+    ids::{Epoch, NodeId, OperationId, Owner, StepKey, Vmid, VolumeId},
     observed::{ContainerObserved, Inventory, PublishedObserved, RecordObserved, RunState},
-    spec::{AddressSpec, Recipe},
+    spec::{AddressSpec, Recipe, Settings},
 };
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -44,16 +45,45 @@ pub(crate) struct Trap {
     pub(crate) sprung: u32,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Container {
-    pub(crate) owner: Owner,
+    /// `None`: somebody else made it, and nobody has adopted it.
+    pub(crate) owner: Option<Owner>,
+    pub(crate) adopted: bool,
     pub(crate) running: bool,
     pub(crate) address: Option<Ipv4Addr>,
     pub(crate) recipe: Option<Recipe>,
+    /// What is in force.
+    pub(crate) settings: Settings,
+    pub(crate) disk_gb: u32,
+    /// Keys that wait for the next start.
+    pub(crate) pending: Vec<String>,
+    pub(crate) ha: bool,
+}
+
+impl Container {
+    pub(crate) fn new(owner: Option<Owner>, running: bool, address: Option<Ipv4Addr>) -> Self {
+        Self {
+            owner,
+            adopted: false,
+            running,
+            address,
+            recipe: None,
+            settings: Settings {
+                cpu_cores: Some(1),
+                memory_mb: Some(128),
+                swap_mb: Some(0),
+            },
+            disk_gb: 2,
+            pending: vec![],
+            ha: false,
+        }
+    }
 }
 
 #[derive(Debug, Default)]
 pub(crate) struct Model {
+    pub(crate) name: String,
     pub(crate) online: bool,
     /// It never answers.
     pub(crate) hangs: bool,
@@ -63,10 +93,17 @@ pub(crate) struct Model {
     pub(crate) published: BTreeMap<u16, Target>,
     /// Containers on other nodes of the cluster, by the names of those.
     pub(crate) elsewhere: BTreeMap<u32, String>,
+    /// A container that the command just carried out has sent to the node of that name.
+    pub(super) sent: Option<(u32, String)>,
     pub(crate) no_quorum: bool,
     pub(crate) stranger_vmids: BTreeSet<u32>,
     pub(crate) stranger_ports: BTreeSet<u16>,
     pub(crate) stranger_addresses: BTreeSet<Ipv4Addr>,
+    /// What the node's policy says.
+    pub(crate) adopts: BTreeSet<u32>,
+    pub(crate) destroys_adopted: bool,
+    /// A running container takes its memory over at the next start only.
+    pub(crate) memory_waits: bool,
     /// How often a container was really made.
     pub(crate) made: u32,
     /// How many commands are being carried out now, and the most that ever were.
@@ -94,6 +131,7 @@ impl FakeNodes {
             .iter()
             .map(|n| {
                 let model = Model {
+                    name: format!("pve{}", n.0.as_u128()),
                     online: true,
                     ..Model::default()
                 };
@@ -144,6 +182,11 @@ impl FakeNodes {
             m.elsewhere.remove(&vmid);
             m.containers.extend(moved.map(|container| (vmid, container)));
         });
+    }
+
+    fn named(&self, name: &str) -> NodeId {
+        let models = self.models.lock().unwrap();
+        *models.iter().find(|(_, model)| model.name == name).unwrap().0
     }
 
     fn spring(&self, key: &StepKey) -> Option<Wrong> {
@@ -210,7 +253,8 @@ impl FakeNodes {
                     .keys()
                     .find(|other| **other != node)
                     .unwrap();
-                self.move_container(100, node, other, "pve2");
+                let name = self.model(other, |m| m.name.clone());
+                self.move_container(100, node, other, &name);
                 if dies {
                     self.set_online(node, false);
                     return Err(CommandError::Lost);
@@ -236,6 +280,10 @@ impl FakeNodes {
             m.journal.insert(key, result.clone());
             result
         });
+        if let Some((vmid, name)) = self.model(node, |m| m.sent.take()) {
+            let to = self.named(&name);
+            self.move_container(vmid, node, to, &name);
+        }
         if wrong == Some(Wrong::LoseAfter) {
             return Err(CommandError::Lost);
         }
@@ -243,11 +291,11 @@ impl FakeNodes {
     }
 }
 
-fn no(kind: FaultKind) -> Result<Outcome, Fault> {
+pub(super) fn no(kind: FaultKind) -> Result<Outcome, Fault> {
     Err(Fault::new(kind, format!("{kind:?}")))
 }
 
-fn ours<'m>(model: &'m mut Model, target: &Target) -> Result<Option<&'m mut Container>, Fault> {
+pub(super) fn ours<'m>(model: &'m mut Model, target: &Target) -> Result<Option<&'m mut Container>, Fault> {
     if model.stranger_vmids.contains(&target.vmid.get()) {
         return Err(Fault::new(FaultKind::NotOurs, "not ours"));
     }
@@ -256,7 +304,9 @@ fn ours<'m>(model: &'m mut Model, target: &Target) -> Result<Option<&'m mut Cont
         return Err(Fault::new(FaultKind::MovedToOtherNode, words));
     }
     match model.containers.get_mut(&target.vmid.get()) {
-        Some(container) if container.owner != target.owner => Err(Fault::new(FaultKind::NotOurs, "not ours")),
+        Some(container) if container.owner.as_ref() != Some(&target.owner) => {
+            Err(Fault::new(FaultKind::NotOurs, "not ours"))
+        }
         other => Ok(other),
     }
 }
@@ -271,7 +321,7 @@ pub(crate) fn inventory(model: &Model) -> Inventory {
             RunState::Stopped
         },
         lock: None,
-        owner: Some(container.owner.clone()),
+        owner: container.owner.clone(),
         addresses: container.address.into_iter().filter(|_| container.running).collect(),
         memory_mb: None,
         cpu_cores: None,
@@ -301,24 +351,35 @@ pub(crate) fn inventory(model: &Model) -> Inventory {
     }
 }
 
+/// Refuses what is for containers that we made only.
+pub(super) fn made(container: Container) -> Result<(), Fault> {
+    if container.adopted {
+        return Err(Fault::new(FaultKind::PolicyDenied, "it was adopted"));
+    }
+    Ok(())
+}
+
+pub(super) fn there(model: &mut Model, target: &Target, running: bool) -> Result<Container, Fault> {
+    match ours(model, target)? {
+        None => Err(Fault::new(FaultKind::ContainerMissing, "missing")),
+        Some(c) if running && !c.running => Err(Fault::new(FaultKind::ContainerStopped, "stopped")),
+        Some(c) => Ok(c.clone()),
+    }
+}
+
 fn act(model: &mut Model, command: &Command) -> Result<Outcome, Fault> {
-    let there = |model: &mut Model, target: &Target, running: bool| -> Result<Container, Fault> {
-        match ours(model, target)? {
-            None => Err(Fault::new(FaultKind::ContainerMissing, "missing")),
-            Some(c) if running && !c.running => Err(Fault::new(FaultKind::ContainerStopped, "stopped")),
-            Some(c) => Ok(c.clone()),
-        }
-    };
     match &command.verb {
         Verb::Inventory => Ok(Outcome::Inventory(Box::new(inventory(model)))),
         Verb::Records => {
-            let record = |(vmid, container): (&u32, &Container)| RecordObserved {
-                vmid: Vmid::new(*vmid).unwrap(),
-                owner: container.owner.clone(),
-                operation: command.operation,
-                began_unix_s: 0,
+            let record = |(vmid, container): (&u32, &Container)| {
+                Some(RecordObserved {
+                    vmid: Vmid::new(*vmid).unwrap(),
+                    owner: container.owner.clone()?,
+                    operation: command.operation,
+                    began_unix_s: 0,
+                })
             };
-            Ok(Outcome::Records(model.containers.iter().map(record).collect()))
+            Ok(Outcome::Records(model.containers.iter().filter_map(record).collect()))
         }
         Verb::Confirm(confirm) => {
             if model.stranger_vmids.contains(&confirm.vmid.get()) {
@@ -349,22 +410,21 @@ fn act(model: &mut Model, command: &Command) -> Result<Outcome, Fault> {
                     AddressSpec::Static { address, .. } => address,
                     AddressSpec::Dhcp => Ipv4Addr::from(0x0a00_0000 + spec.vmid.get()),
                 };
-                let container = Container {
-                    owner: spec.owner.clone(),
-                    running: false,
-                    address: Some(address),
-                    recipe: None,
-                };
+                let container = Container::new(Some(spec.owner.clone()), false, Some(address));
                 model.containers.insert(spec.vmid.get(), container);
             }
-            match model.containers[&spec.vmid.get()].owner == spec.owner {
+            match model.containers[&spec.vmid.get()].owner.as_ref() == Some(&spec.owner) {
                 true => Ok(Outcome::Created { mac: None }),
                 false => no(FaultKind::VmidTaken),
             }
         }
         Verb::EnsureStarted(target) => {
             there(model, target, false)?;
-            ours(model, target)?.unwrap().running = true;
+            let container = ours(model, target)?.unwrap();
+            if !container.running {
+                container.pending.clear();
+            }
+            container.running = true;
             Ok(Outcome::Done)
         }
         Verb::EnsureStopped { target, .. } => {
@@ -379,12 +439,12 @@ fn act(model: &mut Model, command: &Command) -> Result<Outcome, Fault> {
         }
         Verb::InstallRecipe { target, recipe } => {
             recipe.check().unwrap();
-            there(model, target, true)?;
+            made(there(model, target, true)?)?;
             ours(model, target)?.unwrap().recipe = Some(recipe.clone());
             Ok(Outcome::Done)
         }
         Verb::AwaitHealthy { target, .. } => {
-            there(model, target, true)?;
+            made(there(model, target, true)?)?;
             Ok(Outcome::Done)
         }
         Verb::EnsurePublished {
@@ -407,11 +467,17 @@ fn act(model: &mut Model, command: &Command) -> Result<Outcome, Fault> {
             Ok(Outcome::Done)
         }
         Verb::EnsureDestroyed(target) => {
-            if ours(model, target)?.is_some() {
+            if let Some(container) = ours(model, target)? {
+                if container.adopted && !model.destroys_adopted {
+                    return no(FaultKind::PolicyDenied);
+                }
+                model.published.retain(|_, t| t != target);
                 model.containers.remove(&target.vmid.get());
             }
             Ok(Outcome::Done)
         }
+        Verb::Examine { only } => Ok(Outcome::Examined(Box::new(changes::examination(model, *only)))),
+        other => changes::act(model, other),
     }
 }
 
@@ -466,6 +532,25 @@ impl NodeQueries for Port {
     }
     fn refresh(&self, _: NodeId) -> BoxFuture<'_, Result<(), CommandError>> {
         Box::pin(async { Ok(()) })
+    }
+    fn look(&self, node: NodeId, verb: Verb, _: Duration) -> BoxFuture<'_, Result<Outcome, CommandError>> {
+        Box::pin(async move {
+            assert!(verb.reads_only());
+            if !self.0.model(node, |m| m.online) {
+                return Err(CommandError::Offline);
+            }
+            let command = Command {
+                operation: OperationId(uuid::Uuid::new_v4()),
+                step: StepKey {
+                    name: "look".parse().unwrap(),
+                    undo: false,
+                    attempt: 1,
+                },
+                epoch: Epoch(1),
+                verb,
+            };
+            self.0.model(node, |m| act(m, &command)).map_err(CommandError::Fault)
+        })
     }
     fn disconnect(&self, _: NodeId, _: u32, _: &str) {}
 }

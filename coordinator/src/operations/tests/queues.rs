@@ -36,7 +36,8 @@ impl World {
         let params = serde_json::json!({ "previous": app.status });
         app.status = Status::Removing;
         apps::update(&mut tx, now, &app).await.unwrap();
-        let id = submit::queue(&mut tx, now, kind("delete").unwrap(), &app, params, &requester())
+        let kind = kind(if app.adopted { "forget" } else { "delete" }).unwrap();
+        let id = submit::queue(&mut tx, now, kind, &app, params, &requester())
             .await
             .unwrap();
         tx.commit().await.unwrap();

@@ -47,7 +47,7 @@ async fn an_operation_of_each_kind_ends_stuck_and_says_what_frees_it() {
     for kind in KINDS {
         // Waiting for somebody's lock, for the node itself, or in the middle of nothing.
         for offline in [false, true] {
-            let world = World::new(1, true).await;
+            let world = World::of(kind.name).await;
             let id = world.queued(kind.name).await;
             for step in kind.steps {
                 world

@@ -6,27 +6,32 @@ use super::{
 };
 use crate::{
     clock::{Clock, SharedClock},
-    domain::{app_state::Status, operation_state::OperationState},
+    domain::app_state::Status,
     events::Bus,
     nodes::{SharedQueries, inventories::Inventories},
     operations::{
         Engine, EngineDeps, EngineSettings, kind,
-        params::{ActionParams, DeployParams, DeployRecipe, FixedParams, NetworkParams},
+        params::{
+            ActionParams, ConfigureParams, DeployParams, DeployRecipe, EnvironmentParams, FixedParams, MigrateParams,
+            NetworkParams,
+        },
         submit::{self, Requester},
     },
     secrets::Sealer,
     store::{
         Store, app_secrets,
         apps::{self, AppRow, Resources},
+        operation_secrets,
         operations::{self, OperationRow},
         reservations,
     },
 };
 use proximity_protocol::{
     command::Target,
-    ids::{AppId, BridgeName, Epoch, NodeId, NodeName, OperationId, StorageId, TemplatePrefix, Vmid},
+    ids::{AppId, BridgeName, EnvName, Epoch, NodeId, NodeName, OperationId, StorageId, TemplatePrefix, Vmid},
     observed::{BridgeFact, NodeFacts, PolicyFact, StorageFact},
     secret::SecretText,
+    spec::Recipe,
 };
 use std::{collections::BTreeMap, net::Ipv4Addr, path::Path, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
@@ -146,6 +151,11 @@ impl World {
         }
     }
 
+    /// As many nodes as an operation of that kind goes to.
+    pub(crate) async fn of(kind_name: &str) -> Self {
+        Self::new(if kind_name == "migrate" { 2 } else { 1 }, true).await
+    }
+
     pub(crate) fn node(&self) -> NodeId {
         self.ids[0]
     }
@@ -177,48 +187,51 @@ impl World {
         let mut tx = self.store.begin().await.unwrap();
         let status = match kind_name {
             "deploy" => Status::Deploying,
+            "adopt" => Status::Adopting,
             "start" => Status::Stopped,
             _ => Status::Running,
         };
-        let app = app_row("nginx-00000001", self.node(), status);
+        let mut app = app_row("nginx-00000001", self.node(), status);
+        app.adopted = matches!(kind_name, "adopt" | "forget");
+        if matches!(kind_name, "start" | "restart" | "migrate") {
+            app.pending_restart = vec!["memory".into()];
+        }
+        // Before a publication, and before a change that finds its container moved, the registry knows that the port leads nowhere.
+        if status == Status::Running && !matches!(kind_name, "publish" | "configure") {
+            app.published = Some(Ipv4Addr::new(192, 0, 2, 1));
+        }
         apps::insert(&mut tx, &app).await.unwrap();
+        apps::update(&mut tx, now, &app).await.unwrap();
         let id = app.id.as_str();
         reservations::take_vmid(&mut tx, now, 1, 100, id, 1).await.unwrap();
         reservations::take_port(&mut tx, now, 1, 8000, id).await.unwrap();
-        reservations::take_address(&mut tx, now, 1, Ipv4Addr::new(10, 1, 0, 10), id)
-            .await
-            .unwrap();
-        let sealed = self
-            .secrets
-            .seal(id, "PASSWORD", &SecretText::new("very secret"))
-            .unwrap();
-        app_secrets::put(&mut tx, id, "PASSWORD", &sealed).await.unwrap();
-        let params = if kind_name == "deploy" {
-            serde_json::to_value(deploy_params()).unwrap()
-        } else {
-            let target = Target {
-                vmid: Vmid::new(100).unwrap(),
-                owner: app.owner(),
-            };
-            let running = status == Status::Running;
-            self.nodes.model(self.node(), |m| {
-                let container = Container {
-                    owner: app.owner(),
-                    running,
-                    address: app.ip_address,
-                    recipe: None,
-                };
-                m.containers.insert(100, container);
-                if running {
-                    m.published.insert(8000, target);
-                }
-            });
-            serde_json::to_value(ActionParams {
+        if !app.adopted {
+            reservations::take_address(&mut tx, now, 1, Ipv4Addr::new(10, 1, 0, 10), id)
+                .await
+                .unwrap();
+            let sealed = self.sealed(id, "PASSWORD", "very secret");
+            app_secrets::put(&mut tx, id, "PASSWORD", &sealed).await.unwrap();
+        }
+        let params = match kind_name {
+            "deploy" => serde_json::to_value(deploy_params()),
+            "configure" => serde_json::to_value(configure_params(status)),
+            "migrate" => serde_json::to_value(MigrateParams {
                 previous: status,
                 health_timeout_s: 60,
-            })
-            .unwrap()
-        };
+                from: self.ids[0],
+                from_name: NodeName::new("pve1").unwrap(),
+                to: self.ids[1],
+                to_name: NodeName::new("pve2").unwrap(),
+            }),
+            _ => serde_json::to_value(ActionParams {
+                previous: status,
+                health_timeout_s: 60,
+            }),
+        }
+        .unwrap();
+        if kind_name != "deploy" {
+            self.put_container(&app);
+        }
         let requester = Requester {
             name: "ada".into(),
             request_id: None,
@@ -226,8 +239,43 @@ impl World {
         let operation = submit::queue(&mut tx, now, kind(kind_name).unwrap(), &app, params, &requester)
             .await
             .unwrap();
+        if kind_name == "configure" {
+            for (name, value) in [("PASSWORD", "newer secret"), ("TOKEN", "a token")] {
+                let sealed = self.sealed(id, name, value);
+                operation_secrets::put(&mut tx, operation, id, name, &sealed)
+                    .await
+                    .unwrap();
+            }
+        }
         tx.commit().await.unwrap();
         operation
+    }
+
+    fn sealed(&self, app: &str, name: &str, value: &str) -> Vec<u8> {
+        self.secrets.seal(app, name, &SecretText::new(value)).unwrap()
+    }
+
+    /// The app's container as it is before an operation.
+    fn put_container(&self, app: &AppRow) {
+        let running = matches!(app.status, Status::Running | Status::Adopting);
+        let by_hand = app.status == Status::Adopting;
+        let target = Target {
+            vmid: Vmid::new(100).unwrap(),
+            owner: app.owner(),
+        };
+        let container = Container {
+            adopted: app.adopted && !by_hand,
+            recipe: (!app.adopted).then(|| recipe(&[("COLOR", "blue"), ("PASSWORD", "very secret")])),
+            pending: app.pending_restart.clone(),
+            ..Container::new((!by_hand).then(|| app.owner()), running, app.ip_address)
+        };
+        self.nodes.model(self.node(), |m| {
+            m.adopts.insert(100);
+            m.containers.insert(100, container);
+            if running && !by_hand {
+                m.published.insert(8000, target);
+            }
+        });
     }
 
     pub(crate) async fn operation(&self, id: OperationId) -> OperationRow {
@@ -288,130 +336,39 @@ impl World {
             assert!(step.attempt <= 1, "{context}: {} has {} keys", step.name, step.attempt);
         }
     }
+}
 
-    async fn count(&self, table: &'static str) -> i64 {
-        let sql = match table {
-            "vmid" => {
-                "SELECT COUNT(*) FROM vmid_reservations r WHERE NOT EXISTS (SELECT 1 FROM apps a WHERE a.id = r.app_id AND a.vmid = r.vmid)"
-            }
-            "port" => {
-                "SELECT COUNT(*) FROM port_reservations r WHERE NOT EXISTS (SELECT 1 FROM apps a WHERE a.id = r.app_id AND a.public_port = r.port)"
-            }
-            "address" => {
-                "SELECT COUNT(*) FROM address_reservations r WHERE NOT EXISTS (SELECT 1 FROM apps a WHERE a.id = r.app_id)"
-            }
-            "unreserved" => {
-                "SELECT COUNT(*) FROM apps a WHERE a.vmid IS NOT NULL AND NOT EXISTS (SELECT 1 FROM vmid_reservations r WHERE r.app_id = a.id AND r.vmid = a.vmid)"
-            }
-            "secret" => {
-                "SELECT COUNT(*) FROM app_secrets s WHERE NOT EXISTS (SELECT 1 FROM apps a WHERE a.id = s.app_id)"
-            }
-            "reservations" => {
-                "SELECT (SELECT COUNT(*) FROM vmid_reservations) + (SELECT COUNT(*) FROM port_reservations) + (SELECT COUNT(*) FROM address_reservations)"
-            }
-            other => panic!("{other}"),
-        };
-        let (count,): (i64,) = sqlx::query_as(sql)
-            .fetch_one(&mut *self.store.read().await.unwrap())
-            .await
-            .unwrap();
-        count
+/// A recipe as it lies in a container.
+fn recipe(env: &[(&str, &str)]) -> Recipe {
+    Recipe {
+        install: "true".into(),
+        health: "true".into(),
+        files: vec![],
+        env: env
+            .iter()
+            .map(|(name, value)| (EnvName::new(*name).unwrap(), SecretText::new(*value)))
+            .collect(),
+        port: 80,
+        install_timeout_s: 60,
     }
+}
 
-    pub(crate) async fn reservation_count(&self) -> i64 {
-        self.count("reservations").await
-    }
-
-    /// What holds after every end: no reservation without owner, nothing on a node without an app, no double owner.
-    pub(crate) async fn assert_nothing_stray(&self, context: &str) {
-        for table in ["vmid", "port", "address", "unreserved", "secret"] {
-            assert_eq!(self.count(table).await, 0, "{context}: stray {table}");
-        }
-        for node in &self.ids {
-            let (containers, published) = self.nodes.model(*node, |m| (m.containers.clone(), m.published.clone()));
-            for (vmid, container) in &containers {
-                let app = self.app(container.owner.app.as_str()).await;
-                let app = app.unwrap_or_else(|| panic!("{context}: container {vmid} without an app"));
-                assert_eq!(app.vmid, Some(*vmid), "{context}: container {vmid} is not its app's");
-            }
-            for (port, target) in &published {
-                assert!(
-                    containers.contains_key(&target.vmid.get()),
-                    "{context}: port {port} leads nowhere"
-                );
-            }
-        }
-    }
-
-    /// What holds after an operation of that kind has ended in that state.
-    pub(crate) async fn assert_ended(&self, kind_name: &str, operation: &OperationRow, context: &str) {
-        self.assert_nothing_stray(context).await;
-        let app = self.app("nginx-00000001").await;
-        let (container, published) = self.nodes.model(self.node(), |m| {
-            (
-                app.as_ref()
-                    .and_then(|a| a.vmid)
-                    .and_then(|v| m.containers.get(&v).cloned()),
-                m.published.len(),
-            )
-        });
-        let serves = container.as_ref().is_some_and(|c| c.running) && published == 1;
-        let status = app.as_ref().map(|a| a.status);
-        match (kind_name, operation.state) {
-            ("deploy" | "start" | "restart" | "publish", OperationState::Done) => {
-                assert_eq!(status, Some(Status::Running), "{context}");
-                assert!(serves, "{context}: running but does not serve");
-                assert!(app.unwrap().published.is_some(), "{context}");
-            }
-            ("deploy", OperationState::Undone) => {
-                assert_eq!(status, Some(Status::Error), "{context}");
-                let reason = app.unwrap().status_reason.unwrap_or_default();
-                assert!(!reason.is_empty(), "{context}: no reason");
-                let left = self
-                    .nodes
-                    .model(self.node(), |m| m.containers.len() + m.published.len());
-                assert_eq!(left, 0, "{context}: something is left on the node");
-                assert_eq!(self.reservation_count().await, 0, "{context}");
-            }
-            // It is published or not, whatever the failed command did; a person has to look.
-            ("publish", OperationState::Undone) => assert_eq!(status, Some(Status::Error), "{context}"),
-            ("start", OperationState::Undone) => {
-                assert_eq!(status, Some(Status::Error), "{context}");
-                assert!(!container.unwrap().running && published == 0, "{context}");
-            }
-            ("restart", OperationState::Undone) => match status {
-                // It could not be brought down, or did not come up again.
-                Some(Status::Running) => assert!(serves, "{context}: running but does not serve"),
-                Some(Status::Error) => assert!(!container.unwrap().running && published == 0, "{context}"),
-                other => panic!("{context}: {other:?}"),
-            },
-            ("stop", OperationState::Done) => {
-                assert_eq!(status, Some(Status::Stopped), "{context}");
-                assert!(!container.unwrap().running && published == 0, "{context}");
-            }
-            ("stop", OperationState::Undone) => {
-                assert_eq!(status, Some(Status::Running), "{context}");
-                assert!(serves, "{context}: running but does not serve");
-            }
-            ("delete", OperationState::Done) => {
-                assert_eq!(status, None, "{context}");
-                assert_eq!(
-                    self.nodes
-                        .model(self.node(), |m| m.containers.len() + m.published.len()),
-                    0,
-                    "{context}"
-                );
-                assert_eq!(self.reservation_count().await, 0, "{context}");
-            }
-            (_, OperationState::Stuck) => {
-                assert!(
-                    operation.action.as_ref().is_some_and(|a| a.contains("pve1")),
-                    "{context}: {operation:?}"
-                );
-                assert_eq!(status, Some(Status::Error), "{context}");
-            }
-            other => panic!("{context}: ended as {other:?}"),
-        }
+/// More memory, a larger disk, another colour's name, another password, one more secret.
+pub(crate) fn configure_params(previous: Status) -> ConfigureParams {
+    ConfigureParams {
+        previous,
+        cpu_cores: None,
+        memory_mb: Some(256),
+        swap_mb: None,
+        disk_gb: Some(4),
+        environment: Some(EnvironmentParams {
+            plain: BTreeMap::from([("SHAPE".into(), "round".into())]),
+            secrets: vec!["PASSWORD".into(), "TOKEN".into()],
+            forget_secrets: vec![],
+            timeout_s: 60,
+        }),
+        config: serde_json::json!({"memory_mb": 256, "disk_gb": 4}),
+        health_timeout_s: 60,
     }
 }
 
@@ -441,7 +398,7 @@ pub(crate) fn deploy_params() -> DeployParams {
 }
 
 pub(crate) fn app_row(id: &str, node: NodeId, status: Status) -> AppRow {
-    let made = status != Status::Deploying;
+    let made = !matches!(status, Status::Deploying | Status::Adopting);
     AppRow {
         id: AppId::new(id).unwrap(),
         catalog_id: "nginx".into(),
@@ -475,6 +432,7 @@ pub(crate) fn app_row(id: &str, node: NodeId, status: Status) -> AppRow {
         volumes: vec![],
         labels: vec![],
         placement: None,
+        pending_restart: vec![],
         created_at: 0,
         updated_at: 0,
         state_changed_at: 0,

@@ -5,6 +5,7 @@ use crate::{
     domain::app_state::{Action, Status},
     operations::{
         delete::DELETE,
+        forget::FORGET,
         params::{ActionParams, DEFAULT_HEALTH_TIMEOUT_S},
         record::app_event,
         restart::RESTART,
@@ -16,11 +17,32 @@ use crate::{
     service::Caller,
     store::{
         self, StoreError,
-        apps::{self, ListedApp},
-        operations,
+        apps::{self, AppRow, ListedApp},
+        fleet, operations,
     },
 };
+use proximity_protocol::{examined::Permission, ids::Vmid};
 use serde::Serialize;
+
+/// How an app is to be deleted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Deletion {
+    /// Only say what would be lost.
+    pub dry_run: bool,
+    /// Whether the container goes too. `None`: that of an adopted app stays, any other goes.
+    pub destroy_container: Option<bool>,
+}
+
+impl Deletion {
+    /// What carries it out: an adopted container is only forgotten, unless somebody says otherwise.
+    fn kind(self, app: &AppRow) -> &'static Kind {
+        if app.adopted && self.destroy_container != Some(true) {
+            &FORGET
+        } else {
+            &DELETE
+        }
+    }
+}
 
 /// The answer to an action.
 #[derive(Debug, Clone, PartialEq)]
@@ -42,24 +64,35 @@ pub struct ActionAnswer {
     pub operation_id: String,
 }
 
-fn kind_of(action: Action) -> &'static Kind {
+fn kind_of(action: Action, deletion: Deletion, app: &AppRow) -> &'static Kind {
     match action {
         Action::Start => &START,
         Action::Stop => &STOP,
         Action::Restart => &RESTART,
-        Action::Delete => &DELETE,
+        Action::Delete => deletion.kind(app),
     }
 }
 
 impl Apps {
     /// `DELETE /api/apps/{id}`; the same as the action.
-    pub async fn delete(&self, caller: &Caller, id: &str, dry_run: bool) -> Result<Acted, ServiceError> {
-        self.act(caller, id, Action::Delete, dry_run).await
+    pub async fn delete(&self, caller: &Caller, id: &str, deletion: Deletion) -> Result<Acted, ServiceError> {
+        self.act(caller, id, Action::Delete, deletion).await
     }
 
-    /// Queues an action; only a deletion can be tried out.
-    pub async fn act(&self, caller: &Caller, id: &str, action: Action, dry_run: bool) -> Result<Acted, ServiceError> {
+    /// Queues an action; `deletion` concerns deletions only, which alone can be tried out.
+    pub async fn act(
+        &self,
+        caller: &Caller,
+        id: &str,
+        action: Action,
+        deletion: Deletion,
+    ) -> Result<Acted, ServiceError> {
         may_change(caller)?;
+        if action == Action::Delete
+            && let Some(destroys) = deletion.destroy_container
+        {
+            self.check_destroying(caller, id, destroys).await?;
+        }
         let now = self.deps().clock.now_ms();
         let mut tx = self.deps().store.begin().await?;
         let listed = find(&mut tx, id)
@@ -70,15 +103,20 @@ impl Apps {
         if !action.allowed_from(app.status) {
             return Err(ServiceError::Conflict(action.refusal(&app.hostname, app.status)));
         }
-        let kind = kind_of(action);
-        if dry_run {
+        let kind = kind_of(action, deletion, &app);
+        if deletion.dry_run {
             return Ok(Acted::Plan(Box::new(plan(&listed, kind))));
         }
         let under_way = operations::unfinished_of(&mut tx, id).await?;
         if action != Action::Delete {
             if app.vmid.is_none() {
+                let again = if app.adopted {
+                    "adopt its container"
+                } else {
+                    "create it"
+                };
                 return Err(ServiceError::Conflict(format!(
-                    "{} has no container; delete it and create it again",
+                    "{} has no container; delete it and {again} again",
                     app.hostname
                 )));
             }
@@ -120,9 +158,51 @@ impl Apps {
         tracing::info!(app_id = %app.id, operation_id = %operation, %action, request_id = caller.request_id, "accepted an action");
         Ok(Acted::Accepted(ActionAnswer {
             success: true,
-            message: format!("{} {}", action.participle(), app.hostname),
+            message: match app.vmid {
+                Some(vmid) if kind.name == FORGET.name => {
+                    format!("Forgetting {}; its container {vmid} stays as it is", app.hostname)
+                }
+                _ => format!("{} {}", action.participle(), app.hostname),
+            },
             operation_id: operation.to_string(),
         }))
+    }
+}
+
+impl Apps {
+    /// Refuses what a caller says of the container if it cannot be so: 409 before anything is queued. The node asks its policy again when it comes to that.
+    async fn check_destroying(&self, caller: &Caller, id: &str, destroys: bool) -> Result<(), ServiceError> {
+        let (app, node) = {
+            let mut conn = self.deps().store.read().await?;
+            let listed = self.visible(&mut conn, caller, id).await?;
+            let node = fleet::node_by_id(&mut conn, listed.app.node_id).await?;
+            (listed.app, node)
+        };
+        if !app.adopted {
+            return if destroys {
+                Ok(())
+            } else {
+                Err(ServiceError::Conflict(format!(
+                    "the container of {} was made for it and is deleted with it; only adopted containers can be left behind",
+                    app.hostname
+                )))
+            };
+        }
+        let vmid = app.vmid.and_then(|vmid| Vmid::new(vmid).ok());
+        let (true, Some(vmid), Some(node)) = (destroys, vmid, node) else {
+            return Ok(());
+        };
+        let examination = self
+            .examine(&node, Some(vmid))
+            .await
+            .map_err(|untold| untold.refusal(&node))?;
+        match examination.destroys_adopted {
+            Permission::Granted => Ok(()),
+            Permission::Denied { because } => Err(ServiceError::Conflict(format!(
+                "{because}; or delete {} without destroy_container, which leaves container {vmid} as it is",
+                app.hostname
+            ))),
+        }
     }
 }
 
@@ -145,6 +225,17 @@ fn plan(listed: &ListedApp, kind: &'static Kind) -> Plan {
             );
         }
         loses.push("the app's deployment log and secrets".into());
+    }
+    if kind.name == FORGET.name {
+        loses.push(
+            "the app's deployment log, and the note of how its container was configured when it was adopted".into(),
+        );
+        loses.extend(app.vmid.map(|vmid| {
+            format!(
+                "nothing of container {vmid} on {}: it stays as it is, running or not; only its published port is closed",
+                listed.node_name
+            )
+        }));
     }
     Plan {
         node: listed.node_name.clone(),

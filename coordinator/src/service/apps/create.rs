@@ -149,6 +149,7 @@ impl Apps {
                 volumes: volumes.clone(),
                 labels: body.labels.clone().unwrap_or_default(),
                 placement: Some(placement(fit, node, &ranking)),
+                pending_restart: Vec::new(),
                 created_at: now,
                 updated_at: now,
                 state_changed_at: now,
@@ -274,7 +275,7 @@ impl Apps {
         }
     }
 
-    async fn new_id(&self, conn: &mut Connection, catalog_id: &str) -> Result<AppId, ServiceError> {
+    pub(super) async fn new_id(&self, conn: &mut Connection, catalog_id: &str) -> Result<AppId, ServiceError> {
         loop {
             let random = secrets::random_u32().map_err(|e| secret_failure(&e))?;
             let id = AppId::compose(catalog_id, random).map_err(|e| StoreError::Corrupt(e.to_string()))?;

@@ -168,18 +168,26 @@ impl CreateApp {
                 wrong.push(env_error(name, &format!("a name is {}", e.rule)));
             }
         }
-        if self.description.as_ref().is_some_and(|d| d.chars().count() > 2000) {
-            wrong.push(FieldError::body("description", "is at most 2000 characters"));
-        }
-        let labels = self.labels.as_deref().unwrap_or_default();
-        if labels.len() > 32 || labels.iter().any(|l| l.is_empty() || l.chars().count() > 64) {
-            wrong.push(FieldError::body("labels", "are at most 32 of 1 to 64 characters each"));
-        }
+        check_description(self.description.as_deref(), &mut wrong);
+        check_labels(self.labels.as_deref(), &mut wrong);
         let config = Config::parse(self.config.as_ref(), &mut wrong);
         match hostname {
             Ok(hostname) if wrong.is_empty() => Ok(Checked { hostname, config }),
             _ => Err(ServiceError::Invalid(wrong)),
         }
+    }
+}
+
+pub(super) fn check_description(description: Option<&str>, wrong: &mut Vec<FieldError>) {
+    if description.is_some_and(|d| d.chars().count() > 2000) {
+        wrong.push(FieldError::body("description", "is at most 2000 characters"));
+    }
+}
+
+pub(super) fn check_labels(labels: Option<&[String]>, wrong: &mut Vec<FieldError>) {
+    let labels = labels.unwrap_or_default();
+    if labels.len() > 32 || labels.iter().any(|l| l.is_empty() || l.chars().count() > 64) {
+        wrong.push(FieldError::body("labels", "are at most 32 of 1 to 64 characters each"));
     }
 }
 
@@ -200,7 +208,7 @@ pub(super) fn config_error(key: &str, msg: impl Into<String>) -> FieldError {
 }
 
 impl Config {
-    fn parse(map: Option<&Map<String, Value>>, wrong: &mut Vec<FieldError>) -> Self {
+    pub(super) fn parse(map: Option<&Map<String, Value>>, wrong: &mut Vec<FieldError>) -> Self {
         let mut config = Config::default();
         for (key, value) in map.into_iter().flatten() {
             let mut number = |min: u32, max: u32| {

@@ -1,25 +1,36 @@
-//! Apps: create, list, act on, remove, and their log.
+//! Apps: create, list, act on, change, remove, and their log; containers that are none yet: discover and adopt.
 //!
 //! A request that starts work becomes rows in one transaction: the app, its reservations, its secrets (sealed), the operation with its steps. The answer goes
-//! out after the commit, and the engine is woken. Nothing is sent to a node from here.
+//! out after the commit, and the engine is woken. Nothing is sent to a node from here but questions, whose answers are not believed for longer than a refusal:
+//! the node decides again when the operation comes.
 
 mod act;
+mod adopt;
+mod change;
 mod create;
+mod discover;
+mod drain;
+mod examine;
 mod input;
 mod place;
 #[cfg(test)]
 mod tests;
 mod view;
 
-pub use act::{Acted, ActionAnswer};
+pub use crate::domain::app_state::Action;
+pub use act::{Acted, ActionAnswer, Deletion};
+pub use adopt::{AdoptAnswer, AdoptContainer};
+pub use change::{ChangeApp, Changed};
 pub use create::Created;
+pub use discover::{Discovered, DiscoveredContainer};
+pub use drain::DrainedApp;
 pub(crate) use input::check_page;
 pub use input::{CreateApp, ListApps};
-pub use view::{AppPage, AppView, LogLine, LogPage, Plan, PlanPort, PlanStep};
+pub use view::{AdoptedView, AppPage, AppView, LogLine, LogPage, Plan, PlanPort, PlanStep};
 
 use super::{Caller, Role, ServiceError};
 use crate::{
-    clock::SharedClock,
+    clock::{SharedClock, rfc3339},
     domain::catalog::SharedCatalog,
     events::Bus,
     live::Live,
@@ -27,7 +38,7 @@ use crate::{
     operations::Engine,
     secrets::Sealer,
     store::{
-        Connection, Store, StoreError,
+        Connection, Store, StoreError, adopted_configurations,
         apps::{self as rows, AppFilter, ListedApp},
         deployment_logs,
     },
@@ -67,7 +78,7 @@ pub(crate) fn sees(caller: &Caller, owner_id: i64) -> bool {
 }
 
 /// Viewers change nothing.
-fn may_change(caller: &Caller) -> Result<(), ServiceError> {
+pub(crate) fn may_change(caller: &Caller) -> Result<(), ServiceError> {
     if caller.role >= Role::User {
         Ok(())
     } else {
@@ -109,7 +120,16 @@ impl Apps {
     pub async fn get(&self, caller: &Caller, id: &str) -> Result<AppView, ServiceError> {
         let mut conn = self.deps().store.read().await?;
         let app = self.visible(&mut conn, caller, id).await?;
-        Ok(self.view(&app))
+        let mut view = self.view(&app);
+        if app.app.adopted {
+            let kept = adopted_configurations::of_app(&mut conn, app.app.id.as_str()).await?;
+            view.adopted_configuration = kept.map(|kept| AdoptedView {
+                node: kept.node,
+                at: rfc3339(kept.created_at),
+                text: kept.text,
+            });
+        }
+        Ok(view)
     }
 
     /// A page of the app's deployment log, newest first.

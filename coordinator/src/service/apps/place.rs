@@ -6,10 +6,15 @@ use crate::{
         app_state::Status,
         placement::{Admission, Candidate, Demand, Ranking, rank},
     },
-    operations::surroundings::{SurroundingsError, app_network},
+    operations::{
+        migrate::MIGRATE,
+        params::MigrateParams,
+        surroundings::{SurroundingsError, app_network},
+    },
     store::{
-        Connection, apps,
+        Connection, StoreError, apps,
         fleet::{self, FleetNode},
+        operations,
     },
 };
 use proximity_protocol::{ids::NodeId, observed::NodeFacts};
@@ -48,6 +53,46 @@ pub(super) fn largest(nodes: &[FleetNode]) -> Option<Largest> {
     })
 }
 
+/// The nodes of a host, or all: 404 for a host that is not there.
+async fn of_host<'f>(
+    conn: &mut Connection,
+    host_id: Option<i64>,
+    nodes: &'f [FleetNode],
+) -> Result<Vec<&'f FleetNode>, ServiceError> {
+    if let Some(host_id) = host_id
+        && !fleet::host_exists(conn, host_id).await?
+    {
+        return Err(ServiceError::NotFound(format!(
+            "there is no host {host_id}; GET /api/proxmox/hosts lists them"
+        )));
+    }
+    Ok(nodes
+        .iter()
+        .filter(|n| host_id.is_none_or(|host_id| n.host_id == host_id))
+        .collect())
+}
+
+fn with_name<'f>(nodes: Vec<&'f FleetNode>, name: &str) -> Result<Vec<&'f FleetNode>, ServiceError> {
+    let named: Vec<&FleetNode> = nodes.into_iter().filter(|n| n.name == name).collect();
+    if named.is_empty() {
+        let name: String = name.chars().take(80).collect();
+        return Err(ServiceError::NotFound(format!(
+            "there is no node {name:?}; GET /api/proxmox/nodes lists them"
+        )));
+    }
+    Ok(named)
+}
+
+/// The nodes of that name, at least one.
+pub(super) async fn named<'f>(
+    conn: &mut Connection,
+    name: &str,
+    host_id: Option<i64>,
+    nodes: &'f [FleetNode],
+) -> Result<Vec<&'f FleetNode>, ServiceError> {
+    with_name(of_host(conn, host_id, nodes).await?, name)
+}
+
 impl Apps {
     /// The nodes that the request means, or why it cannot mean any: 404 before 409.
     pub(super) async fn meant<'f>(
@@ -56,26 +101,11 @@ impl Apps {
         body: &CreateApp,
         nodes: &'f [FleetNode],
     ) -> Result<Vec<&'f FleetNode>, ServiceError> {
-        if let Some(host_id) = body.host_id
-            && !fleet::host_exists(conn, host_id).await?
-        {
-            return Err(ServiceError::NotFound(format!(
-                "there is no host {host_id}; GET /api/proxmox/hosts lists them"
-            )));
+        let of_host = of_host(conn, body.host_id, nodes).await?;
+        match &body.node {
+            Some(name) => with_name(of_host, name),
+            None => Ok(of_host),
         }
-        let of_host: Vec<&FleetNode> = nodes
-            .iter()
-            .filter(|n| body.host_id.is_none_or(|host_id| n.host_id == host_id))
-            .collect();
-        let Some(name) = &body.node else { return Ok(of_host) };
-        let named: Vec<&FleetNode> = of_host.into_iter().filter(|n| n.name == *name).collect();
-        if named.is_empty() {
-            let name: String = name.chars().take(80).collect();
-            return Err(ServiceError::NotFound(format!(
-                "there is no node {name:?}; GET /api/proxmox/nodes lists them"
-            )));
-        }
-        Ok(named)
     }
 
     /// Refuses a named node or host that takes nothing now.
@@ -93,6 +123,12 @@ impl Apps {
         if body.node.is_none() {
             return Ok(());
         }
+        self.refuse_closed_node(meant)
+    }
+
+    /// Refuses a named node that takes nothing now.
+    pub(super) fn refuse_closed_node(&self, meant: &[&FleetNode]) -> Result<(), ServiceError> {
+        let conflict = |text: String| Err(ServiceError::Conflict(text));
         if let [a, b, ..] = meant {
             return conflict(format!(
                 "hosts {} and {} both have a node {}; say which with host_id",
@@ -135,6 +171,16 @@ impl Apps {
         meant: &[&FleetNode],
         all: &[FleetNode],
     ) -> Result<Ranking, ServiceError> {
+        Ok(rank(demand, &self.candidates(conn, meant, all).await?))
+    }
+
+    /// The nodes as placement sees them, with what is promised on each.
+    pub(super) async fn candidates(
+        &self,
+        conn: &mut Connection,
+        meant: &[&FleetNode],
+        all: &[FleetNode],
+    ) -> Result<Vec<Candidate>, ServiceError> {
         let mut in_flight: HashMap<NodeId, u64> = HashMap::new();
         let mut running: HashMap<NodeId, u64> = HashMap::new();
         for (node, status, resources) in apps::promised(&mut *conn).await? {
@@ -144,6 +190,13 @@ impl Apps {
                 _ => &mut running,
             };
             *of.entry(node).or_default() += u64::from(resources.memory_mb);
+        }
+        for (at, params, resources) in operations::under_way(&mut *conn, MIGRATE.name).await? {
+            let params: MigrateParams = serde_json::from_value(params).map_err(StoreError::from)?;
+            // Once it is there, it counts as an app of that node.
+            if at != Some(params.to) {
+                *in_flight.entry(params.to).or_default() += u64::from(resources.memory_mb);
+            }
         }
         let mut bridges = HashMap::new();
         for node in meant {
@@ -166,7 +219,7 @@ impl Apps {
                 }
             };
         }
-        let candidates: Vec<Candidate> = meant
+        Ok(meant
             .iter()
             .filter_map(|node| {
                 Some(Candidate {
@@ -188,7 +241,6 @@ impl Apps {
                     bridge: bridges.get(&node.host_id)?.clone(),
                 })
             })
-            .collect();
-        Ok(rank(demand, &candidates))
+            .collect())
     }
 }

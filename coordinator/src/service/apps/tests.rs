@@ -1,6 +1,10 @@
 //! The use cases over a registry, an engine and fake nodes.
 #![allow(clippy::unwrap_used)]
 
+mod adoption;
+mod changes;
+mod draining;
+
 use super::*;
 use crate::{
     domain::{
@@ -43,6 +47,11 @@ fn catalog() -> SharedCatalog {
         .collect();
     SharedCatalog::new(Catalog::parse(files.iter().map(|(n, c)| (n.as_str(), c.as_slice()))).unwrap())
 }
+
+const TRIAL: Deletion = Deletion {
+    dry_run: true,
+    destroy_container: None,
+};
 
 fn apps(world: &World) -> Apps {
     Apps::new(AppsDeps {
@@ -130,31 +139,37 @@ async fn an_app_is_accepted_deployed_acted_on_and_deleted() {
         (Action::Start, "Starting web-1", Status::Running),
         (Action::Restart, "Restarting web-1", Status::Running),
     ] {
-        match apps.act(&ada(), &view.id, action, false).await.unwrap() {
+        match apps.act(&ada(), &view.id, action, Deletion::default()).await.unwrap() {
             Acted::Accepted(answer) => assert_eq!((answer.success, answer.message.as_str()), (true, message)),
             plan => panic!("{plan:?}"),
         }
         world.settle(&apps.deps().engine).await;
         assert_eq!(apps.get(&ada(), &view.id).await.unwrap().status, after);
     }
-    let error = apps.act(&ada(), &view.id, Action::Start, false).await.unwrap_err();
+    let error = apps
+        .act(&ada(), &view.id, Action::Start, Deletion::default())
+        .await
+        .unwrap_err();
     assert!(
         status(&error) == 409 && error.to_string().contains("possible now: stop, restart, delete"),
         "{error}"
     );
 
-    match apps.delete(&ada(), &view.id, true).await.unwrap() {
+    match apps.delete(&ada(), &view.id, TRIAL).await.unwrap() {
         Acted::Plan(plan) => assert!(plan.loses[0].contains("container 100 on pve1"), "{plan:?}"),
         done => panic!("{done:?}"),
     }
-    let Acted::Accepted(answer) = apps.delete(&ada(), &view.id, false).await.unwrap() else {
+    let Acted::Accepted(answer) = apps.delete(&ada(), &view.id, Deletion::default()).await.unwrap() else {
         panic!()
     };
-    assert_eq!(status(&apps.delete(&ada(), &view.id, false).await.unwrap_err()), 409);
+    assert_eq!(
+        status(&apps.delete(&ada(), &view.id, Deletion::default()).await.unwrap_err()),
+        409
+    );
     world.settle(&apps.deps().engine).await;
     assert_eq!(status(&apps.get(&ada(), &view.id).await.unwrap_err()), 404);
     assert_eq!(world.reservation_count().await, 0);
-    let operations = Operations::new(world.store.clone());
+    let operations = Operations::new(world.store.clone(), world.engine(1));
     let operation = operations.get(&ada(), &answer.operation_id).await.unwrap();
     assert_eq!(
         (operation.kind.as_str(), operation.state.as_str(), operation.steps.len()),
@@ -423,8 +438,10 @@ async fn what_belongs_to_others_does_not_exist() {
     for error in [
         apps.get(&bob, &view.id).await.unwrap_err(),
         apps.logs(&bob, &view.id, 1, 20).await.unwrap_err(),
-        apps.act(&bob, &view.id, Action::Stop, false).await.unwrap_err(),
-        apps.delete(&bob, &view.id, true).await.unwrap_err(),
+        apps.act(&bob, &view.id, Action::Stop, Deletion::default())
+            .await
+            .unwrap_err(),
+        apps.delete(&bob, &view.id, TRIAL).await.unwrap_err(),
     ] {
         assert_eq!(status(&error), 404);
     }

@@ -81,6 +81,24 @@ pub struct AppView {
     pub operation_id: Option<String>,
     /// Why this node.
     pub placement: Option<Value>,
+    /// Whether its container was there before it.
+    pub adopted: bool,
+    /// Keys of the container's configuration that wait for the next start.
+    pub pending_restart: Vec<String>,
+    /// How the container was configured when it was adopted; shown with the single app.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub adopted_configuration: Option<AdoptedView>,
+}
+
+/// A container's configuration as it was found.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct AdoptedView {
+    /// On which node.
+    pub node: String,
+    /// RFC 3339.
+    pub at: String,
+    /// The text of its file, values of environment variables left out.
+    pub text: String,
 }
 
 /// The scheme of the main port, by its name in the catalog.
@@ -146,6 +164,9 @@ impl AppView {
             disk_total: figures.as_ref().and_then(|f| f.disk_total_bytes),
             operation_id: listed.operation_id.clone(),
             placement: app.placement.clone(),
+            adopted: app.adopted,
+            pending_restart: app.pending_restart.clone(),
+            adopted_configuration: None,
         }
     }
 }

@@ -24,6 +24,14 @@ impl NodeQueries for Nobody {
     fn refresh(&self, _: NodeId) -> BoxFuture<'_, Result<(), CommandError>> {
         Box::pin(async { Err(CommandError::Offline) })
     }
+    fn look(
+        &self,
+        _: NodeId,
+        _: proximity_protocol::command::Verb,
+        _: Duration,
+    ) -> BoxFuture<'_, Result<proximity_protocol::command::Outcome, CommandError>> {
+        Box::pin(async { Err(CommandError::Offline) })
+    }
     fn disconnect(&self, _: NodeId, _: u32, _: &str) {}
 }
 

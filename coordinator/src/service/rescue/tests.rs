@@ -48,7 +48,7 @@ fn traps(kind: &Kind) -> Vec<(&'static str, bool)> {
 }
 
 async fn stuck(kind: &'static Kind) -> (World, OperationId) {
-    let world = World::new(1, true).await;
+    let world = World::of(kind.name).await;
     let id = world.queued(kind.name).await;
     for (step, undo) in traps(kind) {
         let wrong = if undo {
@@ -149,7 +149,7 @@ async fn what_was_abandoned_keeps_its_reservations_and_says_what_is_left() {
         let delete = world.delete(APP).await;
         world.run_to_the_end(2).await;
         let row = world.operation(delete).await;
-        world.assert_ended("delete", &row, kind.name).await;
+        world.assert_ended(&row.kind, &row, kind.name).await;
     }
 }
 
