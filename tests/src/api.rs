@@ -1,7 +1,7 @@
 //! The HTTP API as a client sees it.
 
 use anyhow::{Context, Result, bail};
-use reqwest::{Method, StatusCode};
+use reqwest::{Method, StatusCode, header::HeaderMap};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -12,6 +12,8 @@ use crate::process::until;
 pub struct Answer {
     /// HTTP status.
     pub status: StatusCode,
+    /// Headers.
+    pub headers: HeaderMap,
     /// Body; `Null` if there was none.
     pub body: Value,
 }
@@ -85,14 +87,14 @@ impl Client {
     /// Sends a prepared request.
     async fn send(&self, request: reqwest::RequestBuilder) -> Result<Answer> {
         let response = request.send().await?;
-        let status = response.status();
+        let (status, headers) = (response.status(), response.headers().clone());
         let text = response.text().await?;
         let body = if text.is_empty() {
             Value::Null
         } else {
             serde_json::from_str(&text).with_context(|| format!("not JSON: {text}"))?
         };
-        Ok(Answer { status, body })
+        Ok(Answer { status, headers, body })
     }
 
     /// GET.
@@ -108,6 +110,11 @@ impl Client {
     /// PUT.
     pub async fn put(&self, path: &str, body: &Value) -> Result<Answer> {
         self.send(self.request(Method::PUT, path).json(body)).await
+    }
+
+    /// PATCH.
+    pub async fn patch(&self, path: &str, body: &Value) -> Result<Answer> {
+        self.send(self.request(Method::PATCH, path).json(body)).await
     }
 
     /// DELETE.

@@ -1,4 +1,4 @@
-//! `kill -9` of the coordinator, and of the agent, while each tool of deploy and delete is at work. The tool is held by the simulator's script, so the kill
+//! `kill -9` of the coordinator, and of the agent, while each tool of deploy, change, move and delete is at work. The tool is held by the simulator's script, so the kill
 //! lands where it is meant to; afterwards the tool goes on, is found again, and has run once. Which tools there are is told by the agent's own list.
 
 #![allow(clippy::unwrap_used)]
@@ -9,6 +9,7 @@ use proximity_tests::{
     process::{PATIENCE, until},
 };
 use pve_sim::{At, Fault, Rule, Script};
+use serde_json::{Value, json};
 use std::path::Path;
 
 /// Who is killed.
@@ -85,6 +86,16 @@ const POINTS: &[Point] = &[
     point("deploy", "pct", "unlock", 0, At::Before).before(Before::HalfMade),
     point("deploy", "pct", "stop", 0, At::Before).before(Before::NotInstallable),
     point("deploy", "pct", "stop", 0, At::After).before(Before::NotInstallable),
+    point("change", "pct", "set", 0, At::Before),
+    point("change", "pct", "set", 0, At::After),
+    point("change", "pct", "push", 0, At::Before),
+    point("change", "pct", "exec", 1, At::Before),
+    point("change", "pct", "exec", 1, At::After),
+    point("change", "pct", "resize", 0, At::Middle),
+    point("change", "pct", "resize", 0, At::After),
+    point("move", "pct", "migrate", 0, At::Before),
+    point("move", "pct", "migrate", 0, At::Middle),
+    point("move", "pct", "migrate", 0, At::After),
     point("delete", "pct", "shutdown", 0, At::Before),
     point("delete", "pct", "shutdown", 0, At::After),
     point("delete", "pct", "destroy", 0, At::Before),
@@ -149,7 +160,36 @@ async fn reached(file: &Path) -> Result<()> {
     .await
 }
 
-/// One deploy and one delete with a kill at `point`.
+/// What a change asks: something of each step.
+fn change() -> Value {
+    json!({"config": {"memory_mb": 768, "disk_gb": 30}, "environment": {"SITE_TITLE": "Changed"}})
+}
+
+/// What names the operation that the point is in, on an app that runs.
+async fn ask(fleet: &Fleet, operation: &str, id: &str) -> Result<Value> {
+    let path = format!("/api/apps/{id}");
+    match operation {
+        "change" => fleet.client.patch(&path, &change()).await?.expect(202),
+        "delete" => fleet.client.delete(&path).await?.expect(202),
+        "move" => {
+            let node = node_id(fleet).await?;
+            let path = format!("/api/proxmox/nodes/{node}/drain");
+            let drained = fleet.client.post(&path, &json!({})).await?.expect(200)?;
+            Ok(drained["apps"][0].clone())
+        }
+        other => bail!("no operation {other}"),
+    }
+}
+
+/// The id of the node that everything happens on.
+async fn node_id(fleet: &Fleet) -> Result<String> {
+    let nodes = fleet.client.get("/api/proxmox/nodes").await?.expect(200)?;
+    let nodes = nodes.as_array().context("nodes")?;
+    let node = nodes.iter().find(|node| node["name"] == fleet.nodes[0].name.as_str());
+    Ok(node.context("the first node")?["id"].as_str().context("id")?.to_owned())
+}
+
+/// One deploy, and one change, move or delete, with a kill at `point`.
 async fn strike(fleet: &mut Fleet, victim: Victim, point: &Point, number: usize) -> Result<()> {
     let go = fleet.folder().join(format!("{victim:?}-{number}.go"));
     let pause = Rule::on(point.tool, Fault::PauseUntil(go.clone()))
@@ -165,14 +205,15 @@ async fn strike(fleet: &mut Fleet, victim: Victim, point: &Point, number: usize)
     if point.operation == "deploy" {
         arm(fleet)?;
     }
-    let created = fleet.client.create_app("nginx", &format!("app-{number}")).await?;
+    let wanted = json!({"catalog_id": "nginx", "hostname": format!("app-{number}"), "node": fleet.nodes[0].name});
+    let created = fleet.client.post("/api/apps", &wanted).await?.expect(201)?;
     let id = created["id"].as_str().context("id")?.to_owned();
     let mut operation = created["operation_id"].as_str().context("operation_id")?.to_owned();
-    if point.operation == "delete" {
+    if point.operation != "deploy" {
         fleet.client.operation_end(&operation, PATIENCE).await?;
         arm(fleet)?;
-        let deleted = fleet.client.delete(&format!("/api/apps/{id}")).await?.expect(202)?;
-        operation = deleted["operation_id"].as_str().context("operation_id")?.to_owned();
+        let asked = ask(fleet, point.operation, &id).await?;
+        operation = asked["operation_id"].as_str().context("operation_id")?.to_owned();
     }
     reached(&go).await.with_context(|| fleet.logs())?;
     if victim != Victim::Agent {
@@ -205,14 +246,26 @@ async fn strike(fleet: &mut Fleet, victim: Victim, point: &Point, number: usize)
     if hits[0].acted != 1 {
         bail!("the point was not reached: {hits:?}");
     }
-    if point.end() == "done" && point.operation == "deploy" {
+    if point.end() == "done" && point.operation != "delete" {
         let app = fleet.client.app_status(&id, &["running"], PATIENCE).await?;
         let url = app["url"].as_str().context("url")?;
         proximity_tests::api::page(url)
             .await
             .with_context(|| format!("{url} does not answer"))?;
-        // `pct create` and `pct start` are never run twice for one container; pushing and exec may be.
-        if matches!(point.sub, "create" | "start") && hits[0].reached != 1 {
+        if point.operation == "change"
+            && (&app["config"]["memory_mb"], &app["config"]["disk_gb"]) != (&json!(768), &json!(30))
+        {
+            bail!("the change is done, and the app is {app:#}");
+        }
+        if point.operation == "move" {
+            if app["node"] != fleet.nodes[1].name.as_str() {
+                bail!("the move is done, and the app is {app:#}");
+            }
+            let path = format!("/api/proxmox/nodes/{}/undrain", node_id(fleet).await?);
+            fleet.client.post(&path, &json!({})).await?.expect(200)?;
+        }
+        // These are never run twice for one container; pushing and exec may be.
+        if matches!(point.sub, "create" | "start" | "set" | "resize" | "migrate") && hits[0].reached != 1 {
             bail!("{} {} ran {} times", point.tool, point.sub, hits[0].reached);
         }
         fleet.assert_promises().await?;
@@ -236,8 +289,13 @@ async fn strike(fleet: &mut Fleet, victim: Victim, point: &Point, number: usize)
 }
 
 async fn strike_everywhere(victim: Victim) -> Result<()> {
-    let mut fleet = Fleet::start(&FleetSpec::hollow(1), |_| ()).await?;
-    for (number, point) in POINTS.iter().enumerate() {
+    strike_at(victim, &FleetSpec::hollow(1), |point| point.operation != "move").await?;
+    strike_at(victim, &FleetSpec::cluster(2), |point| point.operation == "move").await
+}
+
+async fn strike_at(victim: Victim, spec: &FleetSpec, wanted: fn(&Point) -> bool) -> Result<()> {
+    let mut fleet = Fleet::start(spec, |_| ()).await?;
+    for (number, point) in POINTS.iter().enumerate().filter(|(_, point)| wanted(point)) {
         let what = format!(
             "{victim:?} killed in {}: {} {} {:?} (after {} calls)",
             point.operation, point.tool, point.sub, point.at, point.skip

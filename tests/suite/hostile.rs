@@ -8,7 +8,8 @@ use proximity_protocol::{
     command::{Command, Confirm, Outcome, Target, Verb},
     fault::{Fault, FaultKind},
     ids::{Epoch, Generation, OperationId, Owner, StepKey, Vmid},
-    spec::{AddressSpec, ContainerSpec, NetworkSpec, Recipe, VolumeSpec},
+    secret::SecretText,
+    spec::{AddressSpec, ContainerSpec, NetworkSpec, Recipe, Settings, Values, VolumeSpec},
 };
 use proximity_tests::{
     fleet::{LoneNode, NodeNet},
@@ -106,6 +107,62 @@ fn target(vmid: u32) -> Target {
     }
 }
 
+fn settings(memory_mb: u32) -> Settings {
+    Settings {
+        memory_mb: Some(memory_mb),
+        ..Settings::default()
+    }
+}
+
+fn values(timeout_s: u32) -> Values {
+    Values {
+        env: vec![("PASSWORD".parse().unwrap(), SecretText::new("x"))],
+        forget: vec!["COLOR".parse().unwrap()],
+        timeout_s,
+    }
+}
+
+fn recipe() -> Recipe {
+    Recipe {
+        install: "id".into(),
+        health: "true".into(),
+        files: vec![],
+        env: vec![],
+        port: 80,
+        install_timeout_s: 10,
+    }
+}
+
+/// What changes a container, or runs something in it.
+fn changes(target: &Target) -> Vec<Verb> {
+    vec![
+        Verb::EnsureConfigured {
+            target: target.clone(),
+            settings: settings(1024),
+        },
+        Verb::EnsureGrown {
+            target: target.clone(),
+            disk_gb: 64,
+        },
+        Verb::RewriteValues {
+            target: target.clone(),
+            values: values(5),
+        },
+        Verb::EnsureMigrated {
+            target: target.clone(),
+            to: "elsewhere".parse().unwrap(),
+        },
+        Verb::InstallRecipe {
+            target: target.clone(),
+            recipe: recipe(),
+        },
+        Verb::AwaitHealthy {
+            target: target.clone(),
+            timeout_s: 5,
+        },
+    ]
+}
+
 fn command(verb: Verb, epoch: u64) -> Command {
     let step = StepKey {
         name: "attack".parse().unwrap(),
@@ -161,32 +218,15 @@ async fn what_is_not_ours_is_not_touched() {
     stage
         .refused(Verb::EnsureStarted(target(STRANGER)), FaultKind::NotOurs)
         .await;
-    let recipe = Recipe {
-        install: "id".into(),
-        health: "true".into(),
-        files: vec![],
-        env: vec![],
-        port: 80,
-        install_timeout_s: 10,
-    };
-    stage
-        .refused(
-            Verb::InstallRecipe {
-                target: target(STRANGER),
-                recipe,
-            },
-            FaultKind::NotOurs,
-        )
+    for verb in changes(&target(STRANGER)) {
+        stage.refused(verb, FaultKind::NotOurs).await;
+    }
+    // There is no record of it to remove, and nothing else is done.
+    stage.send(Verb::EnsureReleased(target(STRANGER))).await.unwrap();
+    let message = stage
+        .refused(Verb::EnsureAdopted(target(STRANGER)), FaultKind::PolicyDenied)
         .await;
-    stage
-        .refused(
-            Verb::AwaitHealthy {
-                target: target(STRANGER),
-                timeout_s: 5,
-            },
-            FaultKind::NotOurs,
-        )
-        .await;
+    assert!(message.contains("adoption = [150]"), "{message}");
     let address = stage.node.node.network.first;
     stage
         .refused(
@@ -207,6 +247,79 @@ async fn what_is_not_ours_is_not_touched() {
         .await;
     stage.stranger_is_untouched();
     stage.link.alive().unwrap();
+}
+
+impl Stage {
+    fn conf(&self, vmid: u32) -> String {
+        let path = format!("etc/pve/nodes/{}/lxc/{vmid}.conf", self.node.node.name);
+        std::fs::read_to_string(self.node.node.root().join(path)).unwrap()
+    }
+    fn policy(&self, text: &str) {
+        std::fs::write(self.node.node.policy(), text).unwrap();
+    }
+}
+
+/// What the operator lets be adopted can be started, stopped and published, and nothing more: it is not changed, nothing runs in it, it is not destroyed.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_adopted_container_is_not_changed_entered_or_destroyed() {
+    let stage = stage().await;
+    let before = stage.conf(STRANGER);
+    stage.policy("adoption = [150]\n");
+    let adopted = stage.send(Verb::EnsureAdopted(target(STRANGER))).await.unwrap();
+    assert!(matches!(adopted, Outcome::Adopted(_)), "{adopted:?}");
+    for verb in changes(&target(STRANGER)) {
+        stage.refused(verb, FaultKind::PolicyDenied).await;
+    }
+    let message = stage
+        .refused(Verb::EnsureDestroyed(target(STRANGER)), FaultKind::PolicyDenied)
+        .await;
+    assert!(message.contains("destroy_adopted = true"), "{message}");
+    let mut other = target(STRANGER);
+    other.owner.app = "other-0a1b2c3d".parse().unwrap();
+    stage
+        .refused(Verb::EnsureAdopted(other.clone()), FaultKind::NotOurs)
+        .await;
+    stage.refused(Verb::EnsureReleased(other), FaultKind::NotOurs).await;
+    stage.stranger_is_untouched();
+    stage.send(Verb::EnsureReleased(target(STRANGER))).await.unwrap();
+    stage
+        .refused(
+            Verb::EnsureStopped {
+                target: target(STRANGER),
+                timeout_s: 0,
+            },
+            FaultKind::NotOurs,
+        )
+        .await;
+    assert!(stage.node.node.files().read().unwrap().records.is_empty());
+    assert_eq!(stage.conf(STRANGER), before);
+    stage.stranger_is_untouched();
+    stage.link.alive().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn templates_numbers_outside_the_policy_and_what_is_not_there_are_not_adopted() {
+    let stage = stage().await;
+    stage.policy("adoption = \"any\"\nvmid = [140, 149]\n");
+    let message = stage
+        .refused(Verb::EnsureAdopted(target(STRANGER)), FaultKind::PolicyDenied)
+        .await;
+    assert!(message.contains("149"), "{message}");
+    stage.policy("adoption = \"any\"\ndeny_verbs = [\"ensure_adopted\"]\n");
+    stage
+        .refused(Verb::EnsureAdopted(target(STRANGER)), FaultKind::PolicyDenied)
+        .await;
+    stage.policy("adoption = \"any\"\n");
+    stage
+        .refused(Verb::EnsureAdopted(target(151)), FaultKind::ContainerMissing)
+        .await;
+    let node = &stage.node.node;
+    node.tool("pct", &["stop", "150"]).unwrap();
+    node.tool("pct", &["template", "150"]).unwrap();
+    stage
+        .refused(Verb::EnsureAdopted(target(STRANGER)), FaultKind::NotOurs)
+        .await;
+    assert!(node.files().read().unwrap().records.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -299,6 +412,42 @@ async fn numbers_out_of_bounds_are_refused() {
             .expect_err(&format!("{spec:?} was made"));
         assert_eq!(fault.kind, FaultKind::Malformed, "{spec:?}: {fault}");
     }
+    let target_120 = target(120);
+    let grown = |disk_gb| Verb::EnsureGrown {
+        target: target_120.clone(),
+        disk_gb,
+    };
+    let configured = |settings| Verb::EnsureConfigured {
+        target: target_120.clone(),
+        settings,
+    };
+    let rewritten = |values| Verb::RewriteValues {
+        target: target_120.clone(),
+        values,
+    };
+    let cores = |cpu_cores| Settings {
+        cpu_cores: Some(cpu_cores),
+        ..Settings::default()
+    };
+    let many = |count| Values {
+        env: (0..count)
+            .map(|n| (format!("V{n}").parse().unwrap(), SecretText::new("")))
+            .collect(),
+        ..values(5)
+    };
+    for verb in [
+        grown(0),
+        grown(u32::MAX),
+        configured(settings(1)),
+        configured(settings(u32::MAX)),
+        configured(cores(0)),
+        configured(cores(129)),
+        rewritten(values(0)),
+        rewritten(values(u32::MAX)),
+        rewritten(many(101)),
+    ] {
+        stage.refused(verb, FaultKind::Malformed).await;
+    }
     let fault = stage
         .send(Verb::EnsureStopped {
             target: target(120),
@@ -365,7 +514,37 @@ async fn altered_texts_do_not_pass() {
             tried += 1;
         }
     }
-    assert!(tried > 15);
+    // A name of a value becomes the name of a file inside, a node's an argument.
+    let rewrite = Verb::RewriteValues {
+        target: target(120),
+        values: values(5),
+    };
+    let migrate = Verb::EnsureMigrated {
+        target: target(120),
+        to: "THATNODE".parse().unwrap(),
+    };
+    let names = ["../../pw", "a b;reb.", "password", "-rf /tmp", "$(touch)"];
+    let nodes = [
+        "--online", "-a", "a b", "a;reboot", "a_b", "$(touch)", "../pve2/", "pve2.lan",
+    ];
+    let names = names.iter().map(|attack| (&rewrite, "PASSWORD", *attack));
+    let nodes = nodes.iter().map(|attack| (&migrate, "THATNODE", *attack));
+    for (verb, from, attack) in names.chain(nodes) {
+        let frame = codec::encode(1, &command(verb.clone(), 7)).unwrap();
+        let at = frame.windows(8).position(|w| w == from.as_bytes()).unwrap();
+        let mut altered = frame;
+        // Filled up: the length stands before it.
+        let attack = format!("{attack:->8}");
+        altered[at..at + 8].copy_from_slice(attack.as_bytes());
+        let end = tokio::time::timeout(PATIENCE, stage.link.raw(&altered))
+            .await
+            .unwrap()
+            .unwrap();
+        let fault = end.expect_err(&format!("{attack:?} passed"));
+        assert_eq!(fault.kind, FaultKind::Malformed, "{attack:?}: {fault}");
+        tried += 1;
+    }
+    assert!(tried > 20);
     stage.link.alive().unwrap();
     stage.stranger_is_untouched();
 }

@@ -1,4 +1,4 @@
-//! The result of each tool of deploy and delete is lost: its status file is removed or cut, or tool and shim are killed in the middle, as a power loss does.
+//! The result of each tool of deploy, change and delete is lost: its status file is removed or cut, or tool and shim are killed in the middle, as a power loss does.
 //! The agent tells from the node's own state what happened, and the operation ends as asked.
 
 #![allow(clippy::unwrap_used)]
@@ -13,7 +13,7 @@ use proximity_tests::{
     process::{PATIENCE, until},
 };
 use pve_sim::{At, Fault, Rule, Script};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
 /// How the result gets lost.
@@ -47,6 +47,13 @@ const POINTS: &[Point] = &[
     ("deploy", "pct", "exec", 1, At::After, Removed),
     ("deploy", "pct", "exec", 1, At::Before, Killed),
     ("deploy", "pct", "exec", 2, At::After, Removed),
+    ("change", "pct", "set", 0, At::After, Removed),
+    ("change", "pct", "set", 0, At::Before, Killed),
+    ("change", "pct", "exec", 0, At::After, Empty),
+    ("change", "pct", "exec", 1, At::After, Removed),
+    ("change", "pct", "exec", 1, At::Before, Killed),
+    ("change", "pct", "resize", 0, At::After, Empty),
+    ("change", "pct", "resize", 0, At::Before, Killed),
     ("delete", "pct", "shutdown", 0, At::After, Removed),
     ("delete", "pct", "shutdown", 0, At::Before, Killed),
     ("delete", "pct", "destroy", 0, At::After, Empty),
@@ -122,11 +129,19 @@ async fn strike(fleet: &mut Fleet, point: &Point, number: usize) -> Result<()> {
     let created = fleet.client.create_app("nginx", &format!("lost-{number}")).await?;
     let id = created["id"].as_str().context("id")?.to_owned();
     let mut operation = created["operation_id"].as_str().context("operation_id")?.to_owned();
-    if during == "delete" {
+    if during != "deploy" {
         fleet.done(&created).await?;
         arm(fleet)?;
-        let deleted = fleet.client.delete(&format!("/api/apps/{id}")).await?.expect(202)?;
-        operation = deleted["operation_id"].as_str().context("operation_id")?.to_owned();
+        let path = format!("/api/apps/{id}");
+        let asked = match during {
+            "change" => {
+                let body =
+                    json!({"config": {"memory_mb": 768, "disk_gb": 30}, "environment": {"SITE_TITLE": "Changed"}});
+                fleet.client.patch(&path, &body).await?.expect(202)?
+            }
+            _ => fleet.client.delete(&path).await?.expect(202)?,
+        };
+        operation = asked["operation_id"].as_str().context("operation_id")?.to_owned();
     }
     let reached = go.with_extension("go.reached");
     until("the point", PATIENCE, async || Ok(reached.exists().then_some(())))
@@ -156,7 +171,7 @@ async fn strike(fleet: &mut Fleet, point: &Point, number: usize) -> Result<()> {
     if loss != Killed && attempts.iter().any(|attempt| *attempt > 1) {
         bail!("a try was spent on what had happened: {ended:#}");
     }
-    if during == "deploy" {
+    if during != "delete" {
         fleet.assert_promises().await?;
         let deleted = fleet.client.delete(&format!("/api/apps/{id}")).await?.expect(202)?;
         fleet.done(&deleted).await?;

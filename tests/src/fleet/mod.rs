@@ -319,8 +319,13 @@ impl Fleet {
 
     /// What is broken; see [`crate::world`].
     pub async fn broken_promises(&self) -> Result<Vec<String>> {
+        self.broken_promises_beside(&BTreeSet::new()).await
+    }
+
+    /// The same where containers of these numbers are somebody else's, and nobody misses an app for them.
+    pub async fn broken_promises_beside(&self, strangers: &BTreeSet<u32>) -> Result<Vec<String>> {
         let files: Vec<NodeFiles> = self.nodes.iter().map(SimNode::files).collect();
-        broken_promises(&mut self.registry().await?, &files, &BTreeSet::new()).await
+        broken_promises(&mut self.registry().await?, &files, strangers).await
     }
 
     /// Fails with everything that is broken and the ends of the logs.
