@@ -262,6 +262,11 @@ mod tests {
             .stdin(std::process::Stdio::piped())
             .spawn()
             .unwrap();
+        // The kernel lets the parent go on before the child's words can be read.
+        let words = format!("/proc/{}/cmdline", shim.id());
+        while fs::read(&words).unwrap().is_empty() {
+            std::thread::yield_now();
+        }
         assert_eq!(dir.phase(&machine()).unwrap(), Phase::Running);
         drop(shim.stdin.take());
         shim.wait().unwrap();
