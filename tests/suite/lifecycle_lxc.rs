@@ -105,6 +105,39 @@ fn made_by_hand(node: &SimNode, vmid: u32, folder: &Path, title: &str) {
     );
 }
 
+/// Whether this machine lets its root resize a mounted file system (CAP_SYS_RESOURCE, bit 24). Where CI is itself a container it often does not.
+fn resizes_mounted() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap();
+    u64::from_str_radix(effective.trim(), 16).unwrap() & (1 << 24) != 0
+}
+
+/// Grows an app's disk while it runs. Where the machine forbids that, what the node said is told, everything else is as it was, and the disk grows while the
+/// app stands still.
+async fn grow(fleet: &Fleet, app: &Value, disk_gb: u32) {
+    let path = format!("/api/apps/{}", app["id"].as_str().unwrap());
+    let asked = json!({"config": {"disk_gb": disk_gb, "memory_mb": 384}, "environment": {"TITLE": "grown"}});
+    let changing = fleet.client.patch(&path, &asked).await.unwrap().expect(202).unwrap();
+    if resizes_mounted() {
+        fleet.done(&changing).await.unwrap();
+        return serves(&app["url"], "grown").await;
+    }
+    let operation = changing["operation_id"].as_str().unwrap();
+    let ended = fleet.client.operation_end(operation, PATIENCE).await.unwrap();
+    assert_eq!(ended["state"], "undone", "{ended:#}");
+    let why = ended["reason"].as_str().unwrap();
+    assert!(why.contains("the file system on it has not followed"), "{why}");
+    let vmid = app["lxc_id"].as_u64().unwrap();
+    assert!(conf(&fleet.nodes[0], vmid).contains("memory: 320\n"));
+    serves(&app["url"], "second").await;
+    act(fleet, &app["id"], "stop").await;
+    let more = json!({"config": {"disk_gb": disk_gb + 1, "memory_mb": 384}});
+    let changing = fleet.client.patch(&path, &more).await.unwrap().expect(202).unwrap();
+    fleet.done(&changing).await.unwrap();
+    act(fleet, &app["id"], "start").await;
+    serves(&app["url"], "second").await;
+}
+
 fn conf(node: &SimNode, vmid: u64) -> String {
     let path = format!("etc/pve/nodes/{}/lxc/{vmid}.conf", node.name);
     std::fs::read_to_string(node.root().join(path)).unwrap()
@@ -217,20 +250,21 @@ async fn real_containers_are_deployed_changed_adopted_and_let_go() {
     };
     let small = size(node);
     let path = format!("/api/apps/{}", app["id"].as_str().unwrap());
-    let asked = json!({"config": {"memory_mb": 320, "disk_gb": 2}, "environment": {"TITLE": "second"}});
+    let asked = json!({"config": {"memory_mb": 320}, "environment": {"TITLE": "second"}});
     let changing = fleet.client.patch(&path, &asked).await.unwrap().expect(202).unwrap();
     fleet.done(&changing).await.unwrap();
     serves(&app["url"], "second").await;
-    assert!(size(node) > small * 3 / 2, "{small} to {} KiB", size(node));
-    assert!(conf(node, vmid).contains("memory: 320\n") && conf(node, vmid).contains("size=2G"));
+    assert!(conf(node, vmid).contains("memory: 320\n"));
     assert_eq!(inside(node, vmid, "cat /srv/page/ran"), "installed\nconfigured");
-    let limit = inside(node, vmid, "grep MemTotal /proc/meminfo");
-    eprintln!("inside: {limit}");
+    grow(&fleet, &app, 2).await;
+    assert!(size(node) > small * 3 / 2, "{small} to {} KiB", size(node));
+    let title = inside(node, vmid, "cat /srv/page/title");
+    assert!(conf(node, vmid).contains("memory: 384\n"));
     for (action, then) in [("stop", "stopped"), ("start", "running"), ("restart", "running")] {
         act(&fleet, &app["id"], action).await;
         status(&fleet, &app["id"], then).await;
     }
-    serves(&app["url"], "second").await;
+    serves(&app["url"], &title).await;
 
     // Behind the system's back: stopped, started, removed. What happened is said.
     let id = vmid.to_string();
@@ -238,7 +272,7 @@ async fn real_containers_are_deployed_changed_adopted_and_let_go() {
     status(&fleet, &app["id"], "stopped").await;
     node.tool("pct", &["start", &id]).unwrap();
     status(&fleet, &app["id"], "running").await;
-    serves(&app["url"], "second").await;
+    serves(&app["url"], &title).await;
     node.tool("pct", &["stop", &id]).unwrap();
     node.tool("pct", &["destroy", &id]).unwrap();
     let told = status(&fleet, &app["id"], "error").await;
