@@ -1,14 +1,17 @@
 //! How an operation turns around on request, and how it ends.
 
 use super::{
-    drive::{Advance, Drive, Moment, Pause},
+    drive::{Advance, At, Drive, Moment, Pause},
     record::{self, Draft, RecordError, line},
-    settle::why_undone,
+    settle::{Sent, why_undone},
     step::{Change, Kind},
 };
 use crate::{
-    domain::{app_state::Status, operation_state::OperationState},
-    store::{StoreError, deployment_logs::LogLevel},
+    domain::{
+        app_state::Status,
+        operation_state::{OperationState, StepState},
+    },
+    store::{StoreError, deployment_logs::LogLevel, operations::StepRow},
 };
 
 /// What was found to be not the app's and so not touched.
@@ -19,7 +22,24 @@ fn left_in_words(left: &[String]) -> Option<String> {
 impl Drive<'_> {
     /// Somebody asked to stop.
     pub(super) async fn turn_back(&self, moment: Moment) -> Advance {
+        self.turn_from(moment, Vec::new()).await
+    }
+
+    /// The same from a step that waited on its node and was told to stop there.
+    pub(super) async fn cancelled(&self, mut moment: Moment, at: At, sent: Sent) -> Advance {
+        let row = &mut moment.steps[at.place];
+        row.state = StepState::Failed;
+        row.retry_at = None;
+        row.reason = Some("cancelled".into());
+        let row = row.clone();
+        let pause = self.turn_from(moment, vec![row]).await?;
+        self.committed(sent);
+        Ok(pause)
+    }
+
+    async fn turn_from(&self, moment: Moment, steps: Vec<StepRow>) -> Advance {
         let mut draft = Draft::of(moment.operation);
+        draft.steps = steps;
         draft.operation.state = OperationState::Undoing;
         draft.operation.reason = Some("cancelled".into());
         let words = "Cancelled; taking back what was done".to_owned();

@@ -116,6 +116,10 @@ impl Drive<'_> {
     }
 
     pub(super) async fn failed(&self, mut moment: Moment, at: At, fault: Fault, sent: Sent) -> Advance {
+        // What only waited on the node ended because somebody asked it to: nothing has failed.
+        if fault.kind == FaultKind::Cancelled && !at.undo && self.is_cancelled().await? {
+            return self.cancelled(moment, at, sent).await;
+        }
         let settings = &self.engine.deps().settings;
         let tries = moment.steps[at.place].tries + u32::from(retry::spends(fault.kind));
         let gone: &[FaultKind] = at.step.undo.as_ref().map_or(&[], |u| u.gone);

@@ -51,6 +51,8 @@ const PASSING: &[Wrong] = &[
     Wrong::Fault(FaultKind::InDoubt, 2),
     Wrong::Fault(FaultKind::Locked, 12),
     Wrong::Fault(FaultKind::NotQuorate, 3),
+    Wrong::Half(FaultKind::InDoubt, 1),
+    Wrong::Half(FaultKind::ToolFailed, 2),
     Wrong::Half(FaultKind::DeadlineExceeded, 1),
     Wrong::LoseAfter,
     Wrong::LoseBefore,
@@ -96,6 +98,8 @@ async fn trouble_that_stays_turns_around_or_is_told() {
                 Wrong::Half(FaultKind::ToolFailed, FOREVER),
                 Wrong::Fault(FaultKind::PolicyDenied, FOREVER),
                 Wrong::Half(FaultKind::DiskFull, FOREVER),
+                Wrong::Fault(FaultKind::InDoubt, FOREVER),
+                Wrong::Half(FaultKind::InDoubt, FOREVER),
             ] {
                 let (_, operation, context) = run(kind, &[(step.name, false, wrong)]).await;
                 let expected = if kind.forward_only {

@@ -89,6 +89,8 @@ pub(crate) struct Model {
     pub(crate) hangs: bool,
     /// A command of this step waits until it is cancelled.
     pub(crate) waits_at: Option<&'static str>,
+    /// It is at work by then: it is carried out nevertheless.
+    pub(crate) goes_on: bool,
     pub(crate) containers: BTreeMap<u32, Container>,
     pub(crate) published: BTreeMap<u16, Target>,
     /// Containers on other nodes of the cluster, by the names of those.
@@ -229,7 +231,9 @@ impl FakeNodes {
             let mut cancels = self.cancels.subscribe();
             self.waiting.send_modify(|count| *count += 1);
             cancels.wait_for(|all| all.contains(&command.operation)).await.unwrap();
-            return Err(Fault::new(FaultKind::Cancelled, "cancelled while it waited").into());
+            if !self.model(node, |m| m.goes_on) {
+                return Err(Fault::new(FaultKind::Cancelled, "cancelled while it waited").into());
+            }
         }
         let wrong = self.spring(&command.step);
         match wrong {
