@@ -214,6 +214,25 @@ pub async fn unfinished_of(tx: &mut Connection, app_id: &str) -> Result<Vec<Oper
     .collect()
 }
 
+/// The operations of a kind on a user's apps that have not ended: the parameters of each, and what its app has.
+pub async fn under_way_of_owner(
+    tx: &mut Connection,
+    owner_id: i64,
+    kind: &str,
+) -> Result<Vec<(Value, Resources)>, StoreError> {
+    sqlx::query(
+        "SELECT o.params, a.resources FROM operations o JOIN apps a ON a.id = o.app_id
+         WHERE a.owner_id = $1 AND o.kind = $2 AND o.state IN ('queued', 'running', 'waiting', 'undoing')",
+    )
+    .bind(owner_id)
+    .bind(kind)
+    .fetch_all(tx)
+    .await?
+    .iter()
+    .map(|row| Ok((json(row, "params")?, json(row, "resources")?)))
+    .collect()
+}
+
 /// The operations of a kind that have not ended: the node of each, its parameters, and what its app was promised.
 pub async fn under_way(tx: &mut Connection, kind: &str) -> Result<Vec<(Option<NodeId>, Value, Resources)>, StoreError> {
     sqlx::query(

@@ -211,46 +211,6 @@ async fn a_container_that_is_gone_is_told_before_anything_is_changed() {
     }
 }
 
-/// What stood before it was moved stands afterwards, on either node, and nothing of it is published.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_stood_still_is_moved_and_stands_still() {
-    for fails in [false, true] {
-        let world = World::new(2, true).await;
-        let id = world.queued("migrate").await;
-        world.nodes.model(world.node(), |m| {
-            m.containers.get_mut(&100).unwrap().running = false;
-            m.published.clear();
-        });
-        if fails {
-            world
-                .nodes
-                .trap("migrate", false, Wrong::Half(FaultKind::PolicyDenied, FOREVER));
-        }
-        world.run_to_the_end(1).await;
-        let operation = world.operation(id).await;
-        let state = if fails {
-            OperationState::Undone
-        } else {
-            OperationState::Done
-        };
-        let there = world.ids[usize::from(!fails)];
-        assert_eq!(
-            (operation.state, operation.node_id),
-            (state, Some(there)),
-            "{operation:?}"
-        );
-        let (runs, published) = world
-            .nodes
-            .model(there, |m| (m.containers[&100].running, m.published.len()));
-        assert_eq!((runs, published), (false, 0));
-        let app = world.app("nginx-00000001").await.unwrap();
-        assert_eq!((app.node_id, app.published), (there, None));
-        if !fails {
-            assert_eq!(app.status, crate::domain::app_state::Status::Stopped);
-        }
-    }
-}
-
 /// A restart puts what waits into force, and the app stops saying that it waits.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn settings_that_wait_are_told_until_a_restart() {

@@ -12,4 +12,5 @@ pub(crate) mod node;
 mod queues;
 mod reservations;
 mod revoked;
+mod standing;
 pub(crate) mod world;

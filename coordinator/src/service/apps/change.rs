@@ -5,7 +5,7 @@ use super::{
     input::{Config, check_description, check_labels, config_error, env_error},
     may_change, no_such_app,
     place::largest,
-    sees,
+    quota, sees,
 };
 use crate::{
     domain::{
@@ -151,6 +151,9 @@ impl Apps {
         }
         let conn: &mut Connection = tx;
         may_begin(conn, app, &work).await?;
+        let asked = &work.settings;
+        let more = quota::grows(&app.resources, asked.cpu_cores, asked.memory_mb, asked.disk_gb);
+        quota::allows(conn, app.owner_id, &more).await?;
         fits(app, &nodes, &work.settings)?;
         Ok(work)
     }

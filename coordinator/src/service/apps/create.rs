@@ -5,6 +5,7 @@ use super::{
     input::{Checked, config_error, env_error},
     may_change,
     place::largest,
+    quota,
     view::plan_steps,
 };
 use crate::{
@@ -94,7 +95,13 @@ impl Apps {
             })
             .collect();
         let disk_gb = u64::from(wanted.disk_gb) + volumes.iter().map(|v| u64::from(v.size_gb)).sum::<u64>();
-        within_quota(&mut tx, caller, &wanted, disk_gb).await?;
+        let more = quota::More {
+            apps: 1,
+            cpu_cores: wanted.cpu_cores.into(),
+            memory_mb: wanted.memory_mb.into(),
+            disk_gb,
+        };
+        quota::allows(&mut tx, caller.user_id, &more).await?;
         self.refuse_closed(body, &meant)?;
         let demand = Demand {
             cpu_cores: wanted.cpu_cores,
@@ -355,48 +362,6 @@ impl Apps {
         }
         Ok(())
     }
-}
-
-async fn within_quota(
-    conn: &mut Connection,
-    caller: &Caller,
-    wanted: &Wanted,
-    disk_gb: u64,
-) -> Result<(), ServiceError> {
-    let quota = apps::quota(&mut *conn, caller.user_id).await?;
-    let owned = apps::of_owner(conn, caller.user_id).await?;
-    let sum = |of: &dyn Fn(&Resources) -> u32| owned.iter().map(|(r, _)| u64::from(of(r))).sum::<u64>();
-    let disk_owned = sum(&|r| r.disk_gb)
-        + owned
-            .iter()
-            .flat_map(|(_, volumes)| volumes)
-            .map(|v| u64::from(v.size_gb))
-            .sum::<u64>();
-    for (name, limit, used, more) in [
-        ("max_apps", quota.max_apps, owned.len() as u64, 1),
-        (
-            "max_cpu_cores",
-            quota.max_cpu_cores,
-            sum(&|r| r.cpu_cores),
-            wanted.cpu_cores.into(),
-        ),
-        (
-            "max_memory_mb",
-            quota.max_memory_mb,
-            sum(&|r| r.memory_mb),
-            wanted.memory_mb.into(),
-        ),
-        ("max_disk_gb", quota.max_disk_gb, disk_owned, disk_gb),
-    ] {
-        if let Some(limit) = limit
-            && used + more > limit
-        {
-            return Err(ServiceError::Conflict(format!(
-                "your quota {name} is {limit}: {used} in use, {more} more asked for; delete an app or ask an admin for more"
-            )));
-        }
-    }
-    Ok(())
 }
 
 fn placement(fit: &Fit, node: &FleetNode, ranking: &Ranking) -> Value {

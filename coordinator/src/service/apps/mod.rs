@@ -13,6 +13,7 @@ mod drain;
 mod examine;
 mod input;
 mod place;
+mod quota;
 #[cfg(test)]
 mod tests;
 mod view;

@@ -180,6 +180,70 @@ async fn a_change_that_fails_brings_back_what_was() {
     world.assert_nothing_stray("taken back").await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_stays_within_the_owners_quota() {
+    let world = World::new(1, true).await;
+    let apps = apps(&world);
+    let first = running(&world, &apps, json!({})).await;
+    let second = running(&world, &apps, json!({"hostname": "web-2"})).await;
+    let was = world.app(&first.id).await.unwrap().resources;
+    let other = world.app(&second.id).await.unwrap().resources;
+    let (cores, memory) = (was.cpu_cores + other.cpu_cores, was.memory_mb + other.memory_mb);
+    let disk = was.disk_gb + other.disk_gb;
+    let limits = async |cores: u32, memory: u32, disk: u32| {
+        let mut tx = world.store.begin().await.unwrap();
+        sqlx::query("UPDATE users SET max_cpu_cores = $1, max_memory_mb = $2, max_disk_gb = $3")
+            .bind(cores)
+            .bind(memory)
+            .bind(disk)
+            .execute(&mut *tx)
+            .await
+            .unwrap();
+        tx.commit().await.unwrap();
+    };
+    limits(cores, memory + 64, 1000).await;
+    let (code, why) = no_change(&apps, &first.id, json!({"config": {"cpu_cores": was.cpu_cores + 1}})).await;
+    assert!(code == 409 && why.contains("max_cpu_cores"), "{why}");
+    let (code, why) = no_change(&apps, &first.id, json!({"config": {"memory_mb": was.memory_mb + 65}})).await;
+    assert!(code == 409 && why.contains("max_memory_mb"), "{why}");
+    // What the first asks for is not in force yet, and counts.
+    apps.change(
+        &ada(),
+        &first.id,
+        &change(json!({"config": {"memory_mb": was.memory_mb + 64}})),
+    )
+    .await
+    .unwrap();
+    let (code, why) = no_change(
+        &apps,
+        &second.id,
+        json!({"config": {"memory_mb": other.memory_mb + 64}}),
+    )
+    .await;
+    assert!(
+        code == 409 && why.contains(&format!("{} in use, 64 more", memory + 64)),
+        "{why}"
+    );
+    world.settle(&apps.deps().engine).await;
+    assert_eq!(
+        no_change(
+            &apps,
+            &second.id,
+            json!({"config": {"memory_mb": other.memory_mb + 64}})
+        )
+        .await
+        .0,
+        409
+    );
+    // Above a limit that was lowered since, less may still be asked for.
+    limits(1, 1, disk).await;
+    let less = json!({"config": {"memory_mb": was.memory_mb}});
+    apps.change(&ada(), &first.id, &change(less)).await.unwrap();
+    world.settle(&apps.deps().engine).await;
+    let (code, why) = no_change(&apps, &first.id, json!({"config": {"disk_gb": was.disk_gb + 1}})).await;
+    assert!(code == 409 && why.contains("max_disk_gb"), "{why}");
+}
+
 /// What a cancel means for each kind of action: all is as before.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cancelled_operation_leaves_the_app_as_it_was() {
