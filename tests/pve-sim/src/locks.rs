@@ -13,17 +13,22 @@ pub(crate) const CREATE_LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often a held lock is tried again.
 const POLL: Duration = Duration::from_millis(50);
 
-/// Opens a lock file and tries once; `Ok(None)`: another holds it.
-pub(crate) fn try_lock(path: &std::path::Path) -> std::io::Result<Option<File>> {
+/// Opens a lock file, and takes nothing yet.
+pub(crate) fn open_lock(path: &std::path::Path) -> std::io::Result<File> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder)?;
     }
-    let file = OpenOptions::new()
+    OpenOptions::new()
         .read(true)
         .write(true)
         .create(true)
         .truncate(false)
-        .open(path)?;
+        .open(path)
+}
+
+/// Opens a lock file and tries once; `Ok(None)`: another holds it.
+pub(crate) fn try_lock(path: &std::path::Path) -> std::io::Result<Option<File>> {
+    let file = open_lock(path)?;
     match file.try_lock() {
         Ok(()) => Ok(Some(file)),
         Err(TryLockError::WouldBlock) => Ok(None),

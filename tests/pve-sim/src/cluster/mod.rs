@@ -40,7 +40,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::body::hollow::kernel;
 use crate::layout::{Layout, write_atomically};
-use crate::locks::try_lock;
+use crate::locks::{open_lock, try_lock};
 use crate::node::Node;
 
 /// `cluster.json`.
@@ -196,12 +196,23 @@ impl Cluster {
         self.show(&info)
     }
 
-    /// How quickly HA acts.
+    /// How quickly HA acts, from now on: a round that a node began at the pace before has ended when this returns.
     ///
     /// # Errors
     /// When it cannot be written.
     pub fn ha_pace(&self, round_ms: u64, fence_ms: u64) -> io::Result<()> {
-        self.change(|info| (info.ha_round_ms, info.ha_fence_ms) = (round_ms, fence_ms))
+        self.change(|info| (info.ha_round_ms, info.ha_fence_ms) = (round_ms, fence_ms))?;
+        for member in self.info()?.members {
+            self.hold_ha(&member.name)?;
+        }
+        Ok(())
+    }
+
+    /// A node's round of HA, or whoever waits for its end. Given back when the process ends.
+    pub(crate) fn hold_ha(&self, node: &str) -> io::Result<fs::File> {
+        let file = open_lock(&self.folder.join(format!("ha-round-{node}.lock")))?;
+        file.lock()?;
+        Ok(file)
     }
 
     /// A node joins: it has its part of the shared files from here on.

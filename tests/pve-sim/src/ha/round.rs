@@ -154,6 +154,45 @@ fn steal(layout: &Layout, sid: &str, from: &str, to: &str) -> io::Result<()> {
     pmxcfs::give_to(layout, vmid, from, to)
 }
 
+/// How often a waiting node looks whether the pace has changed, at most.
+const GLANCE_MS: u64 = 50;
+
+/// The rounds of one node at its cluster's pace.
+#[derive(Debug)]
+struct Rounds {
+    root: PathBuf,
+    clock: Arc<dyn Clock>,
+    patience: Patience,
+    looked_ms: Option<u64>,
+}
+
+impl Rounds {
+    fn new(root: PathBuf, clock: Arc<dyn Clock>) -> Self {
+        Self {
+            root,
+            clock,
+            patience: Patience::default(),
+            looked_ms: None,
+        }
+    }
+
+    /// One round if the pace as it is *now* says so, not as it was at the last one; how many milliseconds to wait before the next call. The pace is read and
+    /// the round made under a lock that [`Cluster::ha_pace`] waits for: once that has returned, no round at the old pace is under way or to come.
+    fn go_on(&mut self) -> io::Result<u64> {
+        let node = Node::open(&self.root)?.with_clock(self.clock.clone());
+        let Some(cluster) = Cluster::of(node.layout()) else {
+            return Ok(10_000);
+        };
+        let _held = cluster.hold_ha(&node.layout().info().name)?;
+        let (pace, now) = (cluster.info()?.ha_round_ms, self.clock.now_ms());
+        if self.looked_ms.is_none_or(|looked| now.saturating_sub(looked) >= pace) {
+            self.looked_ms = Some(now);
+            round(&node, &mut self.patience)?;
+        }
+        Ok(pace.min(GLANCE_MS))
+    }
+}
+
 /// Rounds at the cluster's pace, for as long as the process lives. A standalone node has no HA.
 pub(crate) fn run_in_serve(root: PathBuf) -> io::Result<()> {
     if Layout::open(&root)?.info().cluster.is_none() {
@@ -161,25 +200,72 @@ pub(crate) fn run_in_serve(root: PathBuf) -> io::Result<()> {
     }
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     std::thread::Builder::new().name("ha".to_owned()).spawn(move || {
-        let mut patience = Patience::default();
+        let mut rounds = Rounds::new(root, clock.clone());
         loop {
-            let pace = once(&root, clock.clone(), &mut patience).unwrap_or_else(|error| {
+            let wait_ms = rounds.go_on().unwrap_or_else(|error| {
                 // A node that is being removed under us is no reason to fail.
-                eprintln!("pve-sim ha: {}: {error}", root.display());
+                eprintln!("pve-sim ha: {}: {error}", rounds.root.display());
                 1000
             });
-            clock.sleep(Duration::from_millis(pace));
+            clock.sleep(Duration::from_millis(wait_ms));
         }
     })?;
     Ok(())
 }
 
-fn once(root: &std::path::Path, clock: Arc<dyn Clock>, patience: &mut Patience) -> io::Result<u64> {
-    let node = Node::open(root)?.with_clock(clock);
-    let pace = match Cluster::of(node.layout()) {
-        Some(cluster) => cluster.info()?.ha_round_ms,
-        None => 10_000,
-    };
-    round(&node, patience)?;
-    Ok(pace)
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::{NodeSpec, ha::resources::Resources};
+    use std::net::Ipv4Addr;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    #[derive(Debug, Default)]
+    struct HandClock(AtomicU64);
+
+    impl Clock for HandClock {
+        fn now_ms(&self) -> u64 {
+            self.0.load(Ordering::SeqCst)
+        }
+        fn sleep(&self, duration: Duration) {
+            self.0
+                .fetch_add(u64::try_from(duration.as_millis()).unwrap(), Ordering::SeqCst);
+        }
+    }
+
+    /// Put at rest in the middle of a pause, HA did one round more, and started what had been stopped and given to it since.
+    #[test]
+    fn ha_that_was_put_at_rest_does_not_look_once_more() {
+        let folder = tempfile::tempdir().unwrap();
+        let cluster = Cluster::create(&folder.path().join("cluster"), "lab", &[]).unwrap();
+        cluster.ha_pace(100, 1000).unwrap();
+        let mut spec = NodeSpec::new("pve1", Ipv4Addr::new(127, 9, 1, 1));
+        spec.cluster = Some(cluster.clone());
+        let (root, clock) = (folder.path().join("pve1"), Arc::new(HandClock::default()));
+        Node::create_with_clock(&root, &spec, clock.clone()).unwrap();
+        let mut rounds = Rounds::new(root.clone(), clock.clone());
+        let mut pass = |ms: u64| {
+            let until = clock.now_ms() + ms;
+            while clock.now_ms() < until {
+                let wait_ms = rounds.go_on().unwrap();
+                clock.sleep(Duration::from_millis(wait_ms));
+            }
+            rounds.looked_ms
+        };
+        assert_eq!(pass(250), Some(200));
+        cluster.ha_pace(3_600_000, 3_600_000).unwrap();
+        let asked = || Resources::parse(&cluster.read("ha/resources.cfg").unwrap().unwrap_or_default());
+        cluster.write("ha/resources.cfg", "ct: 100\n\tstate started\n").unwrap();
+        assert_eq!(asked().0.len(), 1);
+        assert_eq!(pass(60_000), Some(200));
+        assert_eq!(
+            cluster.read("ha/manager_status").unwrap(),
+            None,
+            "the manager has not looked"
+        );
+        cluster.ha_pace(100, 1000).unwrap();
+        assert!(pass(100) > Some(200), "it goes on at once at a quicker pace");
+        assert!(cluster.read("ha/manager_status").unwrap().is_some());
+    }
 }
