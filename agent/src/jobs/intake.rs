@@ -124,6 +124,11 @@ pub(crate) fn only_waits(verb: &Verb) -> bool {
     matches!(verb, Verb::AwaitNetwork { .. } | Verb::AwaitHealthy { .. })
 }
 
+/// Whether most of it is waiting for what runs inside a container.
+pub(crate) fn installs(verb: &Verb) -> bool {
+    matches!(verb, Verb::InstallRecipe { .. })
+}
+
 /// Whether a cancelled operation need not wait for its end: it only waits, or what it leaves behind goes with the container that is taken back next. The
 /// tool of an installation goes on until the container is stopped.
 pub(crate) fn may_be_left(verb: &Verb) -> bool {

@@ -25,6 +25,8 @@ use tracing::Instrument;
 
 /// Jobs that act at the same time: each may be a `pct` that loads a Perl world for seconds.
 const ACTING_MAX: usize = 8;
+/// Jobs that install at the same time: after some copies they wait for what runs inside a container, for minutes, and must keep nobody from acting.
+const INSTALLING_MAX: usize = 16;
 /// Jobs that wait for something at the same time; they cost next to nothing.
 const WAITING_MAX: usize = 256;
 
@@ -54,6 +56,7 @@ struct Inner {
     table: Mutex<Table>,
     lanes: Lanes,
     acting: Semaphore,
+    installing: Semaphore,
     waiting: Semaphore,
 }
 
@@ -97,6 +100,7 @@ impl Jobs {
             }),
             lanes: Lanes::default(),
             acting: Semaphore::new(ACTING_MAX),
+            installing: Semaphore::new(INSTALLING_MAX),
             waiting: Semaphore::new(WAITING_MAX),
         };
         let this = Self { inner: Arc::new(inner) };
@@ -327,6 +331,8 @@ impl Jobs {
             }
             let seats = if only_waits {
                 &self.inner.waiting
+            } else if intake::installs(&running.command.verb) {
+                &self.inner.installing
             } else {
                 &self.inner.acting
             };

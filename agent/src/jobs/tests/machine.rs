@@ -4,7 +4,7 @@ use super::{
         machine::{Jobs, Submission},
         running::News,
     },
-    Scripted, command, jobs, start, target, within,
+    Scripted, command, install, jobs, start, target, within,
 };
 use nix::{
     fcntl::{FcntlArg, SealFlag, fcntl},
@@ -188,11 +188,16 @@ async fn no_more_than_eight_act_at_once() {
     };
     steps.until_inside(9).await;
     assert_eq!(steps.times(), 9);
+    // Nor does an installation.
+    let Submission::Watch(_installs) = jobs.submit(install(98, "")).await else {
+        panic!("runs")
+    };
+    steps.until_inside(10).await;
     steps.open.send_replace(true);
     for watch in &mut watches {
         while !matches!(within(watch.next()).await, News::Finished(_)) {}
     }
-    assert_eq!(steps.times(), 21);
+    assert_eq!(steps.times(), 22);
 }
 
 #[tokio::test]
