@@ -16,7 +16,7 @@ use crate::{
     },
     operations::{Engine, EngineDeps},
     pki::{Pki, PkiError},
-    reconcile::Reconciler,
+    reconcile::{Reconciler, janitor::Janitor, rounds::Rounds},
     secrets::{Sealer, SecretError},
     service::{
         ServiceError,
@@ -33,6 +33,7 @@ use crate::{
         rescue::Rescue,
         settings::SettingsService,
         system::SystemService,
+        upkeep::Upkeep,
     },
     store::{Store, StoreError, app_secrets},
 };
@@ -46,7 +47,10 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use tokio::{net::TcpListener, sync::watch};
+use tokio::{
+    net::TcpListener,
+    sync::{Notify, watch},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// How long requests that are under way may take once the coordinator stops.
@@ -251,6 +255,13 @@ impl Coordinator {
             look_for_work(&woken, &token).await;
         });
 
+        let (for_reconciler, for_janitor) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let rounds = Rounds::new(
+            store.clone(),
+            Arc::clone(&clock),
+            Arc::clone(&for_reconciler),
+            Arc::clone(&for_janitor),
+        );
         let reconciler = Reconciler {
             store: store.clone(),
             commands,
@@ -259,10 +270,22 @@ impl Coordinator {
             clock: Arc::clone(&clock),
             bus: bus.clone(),
             epoch,
+            rounds: rounds.clone(),
         };
         let token = stop.clone();
         keep(&tasks, &stop, &broken_tx, "reconciliation", async move {
             reconciler.run(token).await;
+        });
+        let janitor = Janitor {
+            store: store.clone(),
+            engine: engine.clone(),
+            clock: Arc::clone(&clock),
+            bus: bus.clone(),
+            rounds,
+        };
+        let token = stop.clone();
+        keep(&tasks, &stop, &broken_tx, "the janitor", async move {
+            janitor.run(token).await;
         });
 
         let authority = Authority::new(store.clone(), Arc::clone(&clock), pki.clone());
@@ -300,6 +323,7 @@ impl Coordinator {
                 secrets,
             }),
             operations: Operations::new(store.clone(), engine.clone()),
+            upkeep: Upkeep::new(store.clone(), Arc::clone(&clock), for_reconciler, for_janitor),
             rescue: Rescue::new(store.clone(), Arc::clone(&clock), Some((engine.clone(), bus.clone()))),
             hosts: Hosts::new(store.clone(), Arc::clone(&clock), Arc::clone(&queries)),
             nodes: Nodes::new(

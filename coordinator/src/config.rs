@@ -104,8 +104,12 @@ impl Default for Config {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Operations {
-    /// How many operations send commands to one node at a time, 1 to 64.
+    /// How many commands that load it a node gets at a time, 1 to 64.
     pub per_node: usize,
+    /// How many commands that only wait inside its containers (installing, health) a node gets at a time, besides, 1 to 256.
+    pub inside_per_node: usize,
+    /// How many operations of a node may be under way or queued, 1 to 100000; more are refused.
+    pub queue_per_node: usize,
     /// How often a step is tried in all, 1 to 100.
     pub tries: u32,
     /// Pause before the second try; it doubles with each. 1 ms to one hour.
@@ -119,6 +123,8 @@ impl Default for Operations {
         let engine = EngineSettings::default();
         Self {
             per_node: engine.per_node,
+            inside_per_node: engine.inside_per_node,
+            queue_per_node: engine.queue_per_node,
             tries: engine.tries,
             first_retry_ms: millis(engine.first_retry),
             max_retry_ms: millis(engine.max_retry),
@@ -248,6 +254,18 @@ impl Config {
                 format!("has to be from 1 to 64, not {}", o.per_node),
             );
         }
+        if !(1..=256).contains(&o.inside_per_node) {
+            return wrong(
+                "operations.inside_per_node",
+                format!("has to be from 1 to 256, not {}", o.inside_per_node),
+            );
+        }
+        if !(1..=100_000).contains(&o.queue_per_node) {
+            return wrong(
+                "operations.queue_per_node",
+                format!("has to be from 1 to 100000, not {}", o.queue_per_node),
+            );
+        }
         if !(1..=100).contains(&o.tries) {
             return wrong("operations.tries", format!("has to be from 1 to 100, not {}", o.tries));
         }
@@ -283,6 +301,8 @@ impl Config {
     pub fn engine_settings(&self) -> EngineSettings {
         EngineSettings {
             per_node: self.operations.per_node,
+            inside_per_node: self.operations.inside_per_node,
+            queue_per_node: self.operations.queue_per_node,
             tries: self.operations.tries,
             first_retry: Duration::from_millis(self.operations.first_retry_ms),
             max_retry: Duration::from_millis(self.operations.max_retry_ms),
@@ -399,6 +419,8 @@ mod tests {
             ("trusted_proxies = [\"10.0.0.0/40\"]", "trusted_proxies"),
             ("log = \"a=b=c\"", "log"),
             ("[operations]\nper_node = 0", "operations.per_node"),
+            ("[operations]\ninside_per_node = 257", "operations.inside_per_node"),
+            ("[operations]\nqueue_per_node = 0", "operations.queue_per_node"),
             ("[operations]\nfirst_retry_ms = 0", "operations.first_retry_ms"),
             ("[operations]\nmax_retry_ms = 5", "operations.max_retry_ms"),
             ("[operations]\nretries = 5", "retries"),

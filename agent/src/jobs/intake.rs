@@ -126,7 +126,7 @@ pub(crate) fn only_waits(verb: &Verb) -> bool {
 
 /// Whether most of it is waiting for what runs inside a container.
 pub(crate) fn installs(verb: &Verb) -> bool {
-    matches!(verb, Verb::InstallRecipe { .. })
+    matches!(verb, Verb::InstallRecipe { .. } | Verb::RewriteValues { .. })
 }
 
 /// Whether a cancelled operation need not wait for its end: it only waits, or what it leaves behind goes with the container that is taken back next. The

@@ -5,8 +5,9 @@ use super::{
     extract::{Json, NoParams},
     identity::{Admin, Known},
     problem::Answer,
+    upkeep,
 };
-use crate::service::settings::{FeatureSettings, NetworkSettings, ResourceSettings, SettingsGroup};
+use crate::service::settings::{FeatureSettings, NetworkSettings, OperationSettings, ResourceSettings, SettingsGroup};
 use axum::{
     Router,
     extract::State,
@@ -23,6 +24,8 @@ pub(super) fn routes() -> Router<Api> {
         .route("/settings/resources", group::<ResourceSettings>())
         .route("/settings/network", group::<NetworkSettings>())
         .route("/settings/features", group::<FeatureSettings>())
+        .route("/settings/operations", group::<OperationSettings>())
+        .merge(upkeep::routes())
 }
 
 /// For process supervisors: alive is whoever answers; ready is whoever can read the registry.

@@ -12,6 +12,7 @@ use axum::{
     response::{IntoResponse, Sse, sse},
     routing::get,
 };
+use futures_util::StreamExt as _;
 use std::{collections::VecDeque, convert::Infallible, time::Duration};
 use tokio::{
     sync::broadcast::{Receiver, error::RecvError},
@@ -53,14 +54,19 @@ impl<S: Send + Sync> FromRequestParts<S> for Resume {
     }
 }
 
-/// Everything that the caller may see: from now on, or from after `Last-Event-ID`.
+/// Everything that the caller may see: from now on, or from after `Last-Event-ID`. If what came after that is no longer kept, an event `gap` says so first: the
+/// client reads anew what it shows.
 async fn all(State(api): State<Api>, known: Known, _: NoParams, resume: Resume) -> Result<impl IntoResponse, Problem> {
     let live = api.bus.subscribe();
     let after = match resume.after {
         Some(after) => after,
         None => api.system.latest_event().await?,
     };
-    Ok(stream(api, known.0, Stream::Everything, live, after))
+    let gap = match resume.after {
+        Some(after) => api.system.oldest_event().await? > after + 1,
+        None => false,
+    };
+    Ok(stream(api, known.0, Stream::Everything, live, after, gap))
 }
 
 /// Of what.
@@ -87,7 +93,14 @@ struct Reader {
     ended: bool,
 }
 
-pub(super) fn stream(api: Api, session: Session, of: Stream, live: Receiver<Event>, after: i64) -> impl IntoResponse {
+pub(super) fn stream(
+    api: Api,
+    session: Session,
+    of: Stream,
+    live: Receiver<Event>,
+    after: i64,
+    gap: bool,
+) -> impl IntoResponse {
     let now = Instant::now();
     let left = Duration::from_millis(api.auth.ms_until(session.expires_at));
     let reader = Reader {
@@ -102,10 +115,15 @@ pub(super) fn stream(api: Api, session: Session, of: Stream, live: Receiver<Even
         behind: true,
         ended: false,
     };
-    let events = futures_util::stream::unfold(reader, |mut reader| async move {
+    let first = gap.then(|| {
+        let event = sse::Event::default().id(after.to_string()).event("gap");
+        Ok(event.data(r#"{"message":"events are missing here; read anew what you show"}"#))
+    });
+    let rest = futures_util::stream::unfold(reader, |mut reader| async move {
         let event = reader.next().await?;
         Some((Ok::<_, Infallible>(event), reader))
     });
+    let events = futures_util::stream::iter(first).chain(rest);
     Sse::new(events).keep_alive(sse::KeepAlive::new().interval(KEEP_ALIVE))
 }
 

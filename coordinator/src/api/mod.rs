@@ -24,6 +24,7 @@ mod problem;
 mod remote;
 #[cfg(test)]
 mod tests;
+mod upkeep;
 
 use crate::{
     events::Bus,
@@ -38,6 +39,7 @@ use crate::{
         rescue::Rescue,
         settings::SettingsService,
         system::SystemService,
+        upkeep::Upkeep,
     },
 };
 use axum::{
@@ -90,6 +92,8 @@ pub struct Api {
     pub operations: Operations,
     /// What operators do about those that are stuck.
     pub rescue: Rescue,
+    /// Reconciliation and janitor.
+    pub upkeep: Upkeep,
     /// Proxmox installations.
     pub hosts: Hosts,
     /// Their machines.

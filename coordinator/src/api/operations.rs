@@ -78,5 +78,5 @@ async fn events(
             return Ok(StatusCode::NO_CONTENT.into_response());
         }
     }
-    Ok(stream(api, known.0, Stream::Operation(operation.id), live, after).into_response())
+    Ok(stream(api, known.0, Stream::Operation(operation.id), live, after, false).into_response())
 }

@@ -12,4 +12,5 @@ pub mod placement;
 pub mod port_pool;
 pub mod role;
 pub mod settings;
+pub mod upkeep;
 pub mod vmid_pool;

@@ -101,6 +101,69 @@ impl Default for FeatureSettings {
     }
 }
 
+/// What happens when a container was started or stopped by hand.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DriftPolicy {
+    /// The app's status says what is.
+    #[default]
+    Report,
+    /// The container is brought back to what was asked of the app.
+    Correct,
+}
+
+/// How operations, reconciliation and janitor work: intervals, deadlines, what is kept how long.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct OperationSettings {
+    /// How often every node is compared with the registry, seconds, 60 to 86400.
+    pub reconcile_interval_s: u32,
+    /// How often the janitor cleans up, seconds, 300 to 604800.
+    pub janitor_interval_s: u32,
+    /// For apps without a label `drift:report` or `drift:correct`.
+    pub drift_policy: DriftPolicy,
+    /// More than so many percent of a node's apps missing at once are one alarm instead of one for each, 1 to 100.
+    pub missing_alarm_percent: u32,
+    /// A step that has told nothing for so long is told, seconds, 30 to 86400; 0: never.
+    pub no_progress_alarm_s: u32,
+    /// After so long without a word the command is sent again, in case its connection hangs, seconds, 60 to 604800; 0: never. A tool that works goes on.
+    pub no_answer_s: u32,
+    /// An operation that has not ended after so long is asked to turn around, seconds, 3600 to 2592000.
+    pub operation_deadline_s: u32,
+    /// How long a container may take to get its address, seconds, 1 to 600.
+    pub network_timeout_s: u32,
+    /// How long an app may take to shut down before it is stopped, seconds, 0 to 600.
+    pub shutdown_timeout_s: u32,
+    /// How many events are kept for streams that come back, 1000 to 1000000.
+    pub keep_events: u32,
+    /// How long operations that have ended are kept, days, 1 to 3650. The latest of each app is kept as long as the app.
+    pub keep_operations_days: u32,
+    /// How long lines of deployment logs are kept, days, 1 to 3650.
+    pub keep_log_days: u32,
+    /// How many lines are kept per app, 100 to 1000000.
+    pub keep_log_lines: u32,
+}
+
+impl Default for OperationSettings {
+    fn default() -> Self {
+        Self {
+            reconcile_interval_s: 3600,
+            janitor_interval_s: 6 * 3600,
+            drift_policy: DriftPolicy::Report,
+            missing_alarm_percent: 50,
+            no_progress_alarm_s: 600,
+            no_answer_s: 7200,
+            operation_deadline_s: 24 * 3600,
+            network_timeout_s: 120,
+            shutdown_timeout_s: 60,
+            keep_events: 10_000,
+            keep_operations_days: 90,
+            keep_log_days: 90,
+            keep_log_lines: 10_000,
+        }
+    }
+}
+
 /// A group of settings, stored as one JSON object under its name.
 pub trait Group: Default + Clone + Serialize + for<'de> Deserialize<'de> + Send + Sync + 'static {
     /// Its name in the registry.
@@ -216,6 +279,40 @@ impl Group for FeatureSettings {
     }
 }
 
+/// Zero switches it off.
+fn within_or_off(wrong: &mut Vec<Wrong>, field: &str, value: u32, min: u32, max: u32) {
+    if value != 0 && !(min..=max).contains(&value) {
+        wrong.push((
+            field.into(),
+            format!("has to be 0 (never) or from {min} to {max}, not {value}"),
+        ));
+    }
+}
+
+impl Group for OperationSettings {
+    const NAME: &'static str = "operations";
+    fn check(&self) -> Vec<Wrong> {
+        let mut wrong = Vec::new();
+        for (field, value, min, max) in [
+            ("reconcile_interval_s", self.reconcile_interval_s, 60, 86_400),
+            ("janitor_interval_s", self.janitor_interval_s, 300, 604_800),
+            ("missing_alarm_percent", self.missing_alarm_percent, 1, 100),
+            ("operation_deadline_s", self.operation_deadline_s, 3600, 2_592_000),
+            ("network_timeout_s", self.network_timeout_s, 1, 600),
+            ("shutdown_timeout_s", self.shutdown_timeout_s, 0, 600),
+            ("keep_events", self.keep_events, 1000, 1_000_000),
+            ("keep_operations_days", self.keep_operations_days, 1, 3650),
+            ("keep_log_days", self.keep_log_days, 1, 3650),
+            ("keep_log_lines", self.keep_log_lines, 100, 1_000_000),
+        ] {
+            within(&mut wrong, field, value, min, max);
+        }
+        within_or_off(&mut wrong, "no_progress_alarm_s", self.no_progress_alarm_s, 30, 86_400);
+        within_or_off(&mut wrong, "no_answer_s", self.no_answer_s, 60, 604_800);
+        wrong
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -245,6 +342,24 @@ mod tests {
             ["cpu", "default_disk_gb", "default_swap_mb"]
         );
         assert_eq!(old.changed(&Map::new()).unwrap(), old);
+    }
+
+    #[test]
+    fn what_can_be_switched_off_is_zero_and_the_rest_has_bounds() {
+        let old = OperationSettings::default();
+        assert_eq!(old.check(), []);
+        let off = json!({"no_progress_alarm_s": 0, "no_answer_s": 0, "drift_policy": "correct"});
+        let new = old.changed(&change(off)).unwrap();
+        assert_eq!((new.no_progress_alarm_s, new.drift_policy), (0, DriftPolicy::Correct));
+        for bad in [
+            json!({"no_progress_alarm_s": 29}),
+            json!({"reconcile_interval_s": 0}),
+            json!({"keep_events": 0}),
+            json!({"drift_policy": "ignore"}),
+            json!({"missing_alarm_percent": 101}),
+        ] {
+            assert_eq!(old.changed(&change(bad.clone())).unwrap_err().len(), 1, "{bad}");
+        }
     }
 
     #[test]

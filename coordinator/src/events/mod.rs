@@ -10,7 +10,7 @@ pub struct Event {
     pub id: i64,
     /// When, milliseconds since 1970.
     pub at: i64,
-    /// `operation`, `app`, `node`.
+    /// `operation`, `app`, `node`, or `alarm`: what a person has to see.
     pub kind: String,
     /// The app that it is about.
     pub app_id: Option<String>,

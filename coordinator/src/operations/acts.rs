@@ -10,11 +10,6 @@ use proximity_protocol::{
     observed::{Inventory, RunState},
 };
 
-/// Time for an address to appear, seconds.
-const NETWORK_TIMEOUT_S: u32 = 120;
-/// Time for an app to shut down before it is stopped, seconds.
-const SHUTDOWN_TIMEOUT_S: u32 = 60;
-
 /// Nothing of ours is there, says the node's own ownership record: what was to be taken away is away.
 pub(crate) const GONE: &[FaultKind] = &[FaultKind::ContainerMissing, FaultKind::NotOurs, FaultKind::VmidTaken];
 
@@ -94,7 +89,7 @@ pub(crate) fn start(view: &View<'_>) -> Result<Act, Fault> {
 }
 
 pub(crate) fn stop(view: &View<'_>) -> Result<Act, Fault> {
-    stop_within(view, SHUTDOWN_TIMEOUT_S)
+    stop_within(view, view.data.timeouts.shutdown_s)
 }
 
 pub(crate) fn stop_at_once(view: &View<'_>) -> Result<Act, Fault> {
@@ -119,7 +114,7 @@ pub(crate) fn network(view: &View<'_>) -> Result<Act, Fault> {
         Verb::AwaitNetwork {
             target,
             expect: view.reserved_address,
-            timeout_s: NETWORK_TIMEOUT_S,
+            timeout_s: view.data.timeouts.network_s,
         },
         says,
     )

@@ -46,7 +46,7 @@ pub static ADOPT: Kind = Kind {
         },
         Step {
             settle: acts::network_settled,
-            ..Step::plain("network", "Find the container's address", |view| {
+            ..Step::waiting("network", "Find the container's address", |view| {
                 if_it_runs(view, acts::network)
             })
         },

@@ -61,9 +61,9 @@ pub static CONFIGURE: Kind = Kind {
                 secrets: true,
                 ..Undo::plain(values_before, &[])
             }),
-            ..Step::plain("values", "Give the app its values", values)
+            ..Step::waiting("values", "Give the app its values", values)
         },
-        Step::plain("healthy", "Wait until the app is healthy", healthy),
+        Step::waiting("healthy", "Wait until the app is healthy", healthy),
         Step {
             settle: grown,
             undo: Some(Undo {

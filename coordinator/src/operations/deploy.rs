@@ -41,7 +41,7 @@ pub static DEPLOY: Kind = Kind {
         },
         Step {
             settle: template_settled,
-            ..Step::plain("template", "Have the template on the node", template)
+            ..Step::waiting("template", "Have the template on the node", template)
         },
         Step {
             settle: created,
@@ -58,15 +58,15 @@ pub static DEPLOY: Kind = Kind {
         },
         Step {
             settle: acts::network_settled,
-            ..Step::plain("network", "Wait for the network", acts::network)
+            ..Step::waiting("network", "Wait for the network", acts::network)
         },
         Step {
             secrets: true,
             // The script goes on inside; a second one beside it would have to wait for it, perhaps for ever.
             ends: &[FaultKind::DeadlineExceeded],
-            ..Step::plain("install", "Install the app", install)
+            ..Step::waiting("install", "Install the app", install)
         },
-        Step::plain("healthy", "Wait until the app is healthy", healthy),
+        Step::waiting("healthy", "Wait until the app is healthy", healthy),
         Step {
             settle: acts::published,
             chooses: &[FaultKind::PortTaken],
@@ -117,7 +117,7 @@ fn template(view: &View<'_>) -> Result<Act, Fault> {
     Ok(Act::Send {
         says: format!("Looking for template {prefix} on {storage} of {}", view.node),
         // Agents of a cluster share storages; one of them fetches, the others find it there.
-        exclusive: Some(format!("template {} {storage} {prefix}", view.app.host_id)),
+        exclusive: Some(format!("template {prefix} on {storage} of host {}", view.app.host_id)),
         verb: Box::new(Verb::EnsureTemplate { storage, prefix }),
     })
 }

@@ -7,6 +7,7 @@ use super::{
     recovery::{self, Next},
     send::only_looks_again,
     step::{Act, Kind, Step, View},
+    turn::Held,
 };
 use crate::{
     clock::UnixMs,
@@ -53,6 +54,8 @@ pub(super) struct Drive<'a> {
     pub(super) at_node: Option<NodeId>,
     /// What is waited for is looked at now, whenever it would be due.
     pub(super) eager: bool,
+    /// The turn of the step that is being sent.
+    pub(super) held: Option<Held>,
 }
 
 /// The rows of one moment.
@@ -86,17 +89,18 @@ impl<'a> Drive<'a> {
             target: None,
             at_node: None,
             eager: false,
+            held: None,
         }
-    }
-
-    /// The node on which it works, for the queue.
-    pub(super) async fn node(&self) -> Result<Option<NodeId>, StoreError> {
-        let mut conn = self.engine.deps().store.read().await?;
-        Ok(operations::by_id(&mut conn, self.id).await?.and_then(|o| o.node_id))
     }
 
     /// Goes on until it ends or has to wait.
     pub(super) async fn advance(&mut self) -> Result<Pause, StoreError> {
+        let pause = self.go_on().await;
+        self.held = None;
+        pause
+    }
+
+    async fn go_on(&mut self) -> Result<Pause, StoreError> {
         loop {
             let Some(moment) = self.look().await? else {
                 return Ok(Pause::Ended);
@@ -134,12 +138,11 @@ impl<'a> Drive<'a> {
             return Ok(None);
         }
         let steps = operations::steps(&mut conn, self.id).await?;
-        let app = apps::by_id(&mut conn, &operation.app_id).await?.ok_or_else(|| {
-            StoreError::Corrupt(format!(
-                "app {} of operation {} is gone",
-                operation.app_id, operation.id
-            ))
-        })?;
+        let Some(app) = apps::by_id(&mut conn, &operation.app_id).await? else {
+            drop(conn);
+            self.without_app(operation).await?;
+            return Ok(None);
+        };
         let node = match operation.node_id {
             Some(node) => fleet::node_by_id(&mut conn, node).await?,
             None => None,
@@ -188,7 +191,7 @@ impl<'a> Drive<'a> {
                 false => return Ok(Some(Pause::Until(due))),
             }
         }
-        self.eager = false;
+        let was_eager = std::mem::take(&mut self.eager);
         let Some(step) = kind.steps.iter().find(|s| s.name == row.name) else {
             let why = format!("this version knows no step {:?} of {}", row.name, kind.name);
             return self.unknown(moment, why).await;
@@ -218,11 +221,16 @@ impl<'a> Drive<'a> {
         match act {
             Ok(Act::Nothing { because }) => self.pass(moment, at, because).await,
             Ok(Act::Send { verb, says, exclusive }) => {
-                let _alone = match exclusive.as_deref().map(|name| self.engine.exclusive(name)) {
-                    Some(lock) => Some(lock.lock_owned().await),
-                    None => None,
-                };
-                self.send(moment, at, *verb, says).await
+                let reachable = |node: &NodeId| self.engine.deps().commands.is_online(*node);
+                if let Some(node) = moment.operation.node_id.filter(reachable)
+                    && !self.has_turn(&moment, at, node, exclusive).await?
+                {
+                    self.eager = was_eager;
+                    return Ok(None);
+                }
+                let advance = self.send(moment, at, *verb, says).await;
+                self.held = None;
+                advance
             }
             // What cannot even be put into words is a fault of ours; it is recorded as a try, so that it ends somewhere.
             Err(fault) => {

@@ -4,6 +4,7 @@ use super::{
     drive::{Drive, Pause},
     retry::EngineSettings,
     revoked,
+    seats::Seats,
 };
 use crate::{
     clock::{SharedClock, UnixMs},
@@ -20,7 +21,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    sync::{Notify, OwnedSemaphorePermit, Semaphore, broadcast, watch},
+    sync::{Notify, broadcast, watch},
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
@@ -57,7 +58,7 @@ struct Inner {
     /// Counts ended operations: one that is queued behind another of its app looks again.
     ended: watch::Sender<u64>,
     active: Mutex<HashMap<OperationId, Arc<Notify>>>,
-    queues: Mutex<HashMap<NodeId, Arc<Semaphore>>>,
+    seats: Seats,
     exclusive: Locks,
 }
 
@@ -72,12 +73,13 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 impl Engine {
     /// An engine that does nothing until it runs.
     pub fn new(deps: EngineDeps) -> Self {
+        let seats = Seats::new(deps.settings.per_node, deps.settings.inside_per_node);
         Self(Arc::new(Inner {
             deps,
+            seats,
             wake: Notify::new(),
             ended: watch::Sender::new(0),
             active: Mutex::default(),
-            queues: Mutex::default(),
             exclusive: Mutex::default(),
         }))
     }
@@ -92,6 +94,11 @@ impl Engine {
         if let Some(notify) = lock(&self.0.active).get(&id) {
             notify.notify_one();
         }
+    }
+
+    /// How patient it is, and how much it takes.
+    pub fn settings(&self) -> &EngineSettings {
+        &self.0.deps.settings
     }
 
     pub(super) fn deps(&self) -> &EngineDeps {
@@ -181,14 +188,9 @@ impl Engine {
         Some(notify)
     }
 
-    /// Waits for a place in the node's queue; they are given in the order asked.
-    async fn place(&self, node: Option<NodeId>) -> Option<OwnedSemaphorePermit> {
-        let queue = lock(&self.0.queues)
-            .entry(node?)
-            .or_insert_with(|| Arc::new(Semaphore::new(self.0.deps.settings.per_node.max(1))))
-            .clone();
-        // The semaphore is never closed.
-        queue.acquire_owned().await.ok()
+    /// The nodes' seats.
+    pub(super) fn seats(&self) -> &Seats {
+        &self.0.seats
     }
 
     /// The lock of that name.
@@ -204,13 +206,7 @@ impl Engine {
             let mut ended = self.0.ended.subscribe();
             let mut changes = self.0.deps.commands.changes();
             let mut arrivals = self.0.deps.inventories.arrivals();
-            let pause = match drive.node().await {
-                Ok(node) => {
-                    let _place = self.place(node).await;
-                    drive.advance().await
-                }
-                Err(error) => Err(error),
-            };
+            let pause = drive.advance().await;
             match pause {
                 Ok(Pause::Ended) => {
                     self.0.ended.send_modify(|n| *n += 1);

@@ -11,12 +11,33 @@ use crate::{
         app_state::Status,
         operation_state::{OperationState, StepState},
     },
-    store::{StoreError, deployment_logs::LogLevel, operations::StepRow},
+    store::{
+        StoreError,
+        deployment_logs::LogLevel,
+        operations::{self, OperationRow, StepRow},
+    },
 };
 
 /// What was found to be not the app's and so not touched.
 fn left_in_words(left: &[String]) -> Option<String> {
     (!left.is_empty()).then(|| format!("left as it is: {}", left.join("; ")))
+}
+
+/// A kind, as an operator would say it at the beginning of a sentence.
+fn in_words(kind: &str) -> &str {
+    match kind {
+        "deploy" => "The deployment",
+        "start" => "The start",
+        "stop" => "The stop",
+        "restart" => "The restart",
+        "delete" => "The deletion",
+        "publish" => "Publishing the port",
+        "adopt" => "The adoption",
+        "forget" => "Letting go of the container",
+        "configure" => "The change",
+        "migrate" => "The move",
+        other => other,
+    }
 }
 
 impl Drive<'_> {
@@ -53,12 +74,12 @@ impl Drive<'_> {
         let view = moment.view(&[]);
         let (changes, level, words) = if done {
             let words = match left_in_words(&moment.data.left) {
-                Some(left) => format!("{} is done; {left}", kind.name),
-                None => format!("{} is done", kind.name),
+                Some(left) => format!("{} is done; {left}", in_words(kind.name)),
+                None => format!("{} is done", in_words(kind.name)),
             };
             ((kind.done)(&view), LogLevel::Info, words)
         } else {
-            let words = format!("{} was taken back: {why}", kind.name);
+            let words = format!("{} was taken back: {why}", in_words(kind.name));
             ((kind.undone)(&view, &why), LogLevel::Error, words)
         };
         let node = moment.operation.node_id;
@@ -86,6 +107,26 @@ impl Drive<'_> {
             self.engine.deps().commands.committed(node, self.id, None);
         }
         Ok(pause)
+    }
+
+    /// Its app has been removed meanwhile: nothing of it is left to do.
+    pub(super) async fn without_app(&self, mut operation: OperationRow) -> Result<(), StoreError> {
+        let deps = self.engine.deps();
+        let now = deps.clock.now_ms();
+        let why = "its app has been removed meanwhile".to_owned();
+        tracing::warn!(operation_id = %self.id, app_id = operation.app_id, "an operation has ended: {why}");
+        operation.state = OperationState::Undone;
+        operation.reason = Some(why);
+        (operation.updated_at, operation.finished_at) = (now, Some(now));
+        let mut tx = deps.store.begin().await?;
+        operations::update(&mut tx, &operation).await?;
+        let event = record::operation_event(&mut tx, now, &operation, record::Told::default()).await?;
+        tx.commit().await?;
+        deps.bus.publish(event);
+        if let Some(node) = operation.node_id {
+            deps.commands.committed(node, self.id, None);
+        }
+        Ok(())
     }
 
     /// It cannot be carried out by this version at all.

@@ -5,6 +5,8 @@
 //! that the step is running, sends, and writes the outcome together with what it changes. Nothing is held in memory that the rows do not say, so a crash
 //! anywhere costs nothing: a command whose answer was not recorded is sent again with the same key, and the agent answers with what it has recorded.
 //!
+//! How many commands a node gets at a time, and who comes first, is decided in `seats`: a seat is held for one command, not for an operation.
+//!
 //! What a fault leads to is decided in [`retry`]: waiting (somebody else's lock; no try is spent), trying again, choosing another VMID, port or address,
 //! following a container that moved to another node of its cluster (`follow`), taking back, or giving up with the operator's action named. A node that is
 //! away is waited for, one that was revoked is not (`revoked`).
@@ -36,11 +38,14 @@ mod drive;
 mod environment;
 mod finish;
 pub(crate) mod follow;
+mod quiet;
 mod revoked;
+mod seats;
 mod send;
 mod settle;
 #[cfg(test)]
 pub(crate) mod tests;
+mod turn;
 
 pub use engine::{Engine, EngineDeps};
 pub use retry::EngineSettings;

@@ -1,6 +1,6 @@
 //! What an operation carries in the registry: what it was asked (a copy, so that a catalog reload in its middle changes nothing) and what its steps hand on.
 
-use crate::domain::app_state::Status;
+use crate::domain::{app_state::Status, settings::OperationSettings};
 use proximity_protocol::{
     ids::{BridgeName, NodeId, NodeName, StorageId, TemplatePrefix, VolumeId},
     spec::RecipeFileName,
@@ -149,9 +149,37 @@ fn default_health_timeout_s() -> u32 {
     DEFAULT_HEALTH_TIMEOUT_S
 }
 
+/// How long steps may take, as the settings were when the operation was accepted: a command that is sent again must ask the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Timeouts {
+    /// For an address to appear, seconds.
+    pub network_s: u32,
+    /// For an app to shut down before it is stopped, seconds.
+    pub shutdown_s: u32,
+}
+
+impl Timeouts {
+    /// By these settings.
+    pub fn of(settings: &OperationSettings) -> Self {
+        Self {
+            network_s: settings.network_timeout_s,
+            shutdown_s: settings.shutdown_timeout_s,
+        }
+    }
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self::of(&OperationSettings::default())
+    }
+}
+
 /// What steps hand to later ones.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Data {
+    /// How long steps may take.
+    #[serde(default)]
+    pub timeouts: Timeouts,
     /// Found by `template`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub template: Option<VolumeId>,

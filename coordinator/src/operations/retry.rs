@@ -6,8 +6,12 @@ use std::time::Duration;
 /// How patient the engine is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EngineSettings {
-    /// How many operations send commands to one node at a time.
+    /// How many commands that load a node it gets at a time.
     pub per_node: usize,
+    /// How many commands that only wait inside its containers a node gets at a time, besides.
+    pub inside_per_node: usize,
+    /// How many operations of a node may be under way or queued; more are refused, except for deletions.
+    pub queue_per_node: usize,
     /// How often a step is tried in all.
     pub tries: u32,
     /// How often an undo, or a step of an operation that has no way back, is tried in all.
@@ -28,6 +32,8 @@ impl Default for EngineSettings {
     fn default() -> Self {
         Self {
             per_node: 4,
+            inside_per_node: 16,
+            queue_per_node: 500,
             tries: 3,
             undo_tries: 10,
             first_retry: Duration::from_secs(60),

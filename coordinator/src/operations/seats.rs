@@ -194,7 +194,10 @@ mod tests {
         let other = now(&mut other).await;
         assert!(other.is_some(), "four of the first owner's came before it");
         let mut inside: Waiting<'_> = Box::pin(seats.take(NODE, Load::Inside, claim(1, false)));
-        assert!(now(&mut inside).await.is_some(), "what waits inside has seats of its own");
+        assert!(
+            now(&mut inside).await.is_some(),
+            "what waits inside has seats of its own"
+        );
     }
 
     #[tokio::test]

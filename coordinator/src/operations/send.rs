@@ -2,6 +2,7 @@
 
 use super::{
     drive::{Advance, At, Drive, Moment, Pause},
+    quiet::{Passed, Quiet},
     record::{Draft, line},
     recovery, retry,
     settle::{millis, why_undone},
@@ -114,6 +115,7 @@ impl Drive<'_> {
         at: At,
     ) -> Result<Result<Outcome, CommandError>, StoreError> {
         let (sender, mut progress) = mpsc::unbounded_channel::<Progress>();
+        let mut quiet = Quiet::of(self.engine, moment.operation.quiet_since).await?;
         let mut answer = self.engine.deps().commands.execute(node, command, sender);
         let mut last: Option<(i64, String)> = None;
         let turns_back = !at.undo && !at.kind.forward_only;
@@ -130,6 +132,10 @@ impl Drive<'_> {
                 () = self.kicked.notified(), if turns_back => cancelled = self.is_cancelled().await?,
                 Some(told) = progress.recv() => {
                     let now = self.engine.deps().clock.now_ms();
+                    if quiet.broken() {
+                        // Somebody was told that there is no progress, so this line is told whenever the last one was.
+                        last = None;
+                    }
                     if last.as_ref().is_some_and(|(at, _)| now - at < PROGRESS_EVERY_MS) {
                         continue;
                     }
@@ -140,9 +146,15 @@ impl Drive<'_> {
                     }
                     draft.steps.push(row.clone());
                     draft.percent = told.percent;
+                    draft.operation.quiet_since = None;
                     self.write(draft).await?;
                     last = Some((now, told.message));
                 }
+                passed = quiet.passes() => match passed {
+                    Passed::Alarm { since } => self.alarm(moment, at, since).await?,
+                    // Its stream may hang although its connection does not: the same key asked again attaches to what runs.
+                    Passed::NoAnswer => return Ok(Err(CommandError::Lost)),
+                },
             }
         }
     }

@@ -45,6 +45,7 @@ impl Drive<'_> {
             changes.iter().any(moved)
         });
         let row = self.passed(&mut moment.steps[at.place], at.undo);
+        moment.operation.quiet_since = None;
         let draft = Draft {
             steps: vec![row],
             changes,
@@ -144,6 +145,7 @@ impl Drive<'_> {
         if verdict == Verdict::Follow {
             return self.follow(moment, at, &fault, sent).await;
         }
+        moment.operation.quiet_since = None;
         let row = &mut moment.steps[at.place];
         let repeated = said_before(row, &fault);
         row.tries = tries;

@@ -52,9 +52,9 @@ pub(super) const RUN_SETTINGS: Step = Step {
 };
 pub(super) const RUN_NETWORK: Step = Step {
     settle: acts::network_settled,
-    ..Step::plain("network", "Wait for the network", acts::network)
+    ..Step::waiting("network", "Wait for the network", acts::network)
 };
-pub(super) const RUN_HEALTHY: Step = Step::plain("healthy", "Wait until the app is healthy", acts::healthy);
+pub(super) const RUN_HEALTHY: Step = Step::waiting("healthy", "Wait until the app is healthy", acts::healthy);
 pub(super) const RUN_PUBLISH: Step = Step {
     settle: acts::published,
     undo: Some(Undo {

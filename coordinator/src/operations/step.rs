@@ -1,6 +1,7 @@
 //! What a kind of operation is made of: a table of steps. Steps decide, purely, what to send and what a result changes; the engine carries both out.
 
 use super::params::{ConfigureParams, Data};
+pub use super::seats::Load;
 use crate::{
     domain::app_state::Status,
     store::{apps::AppRow, operations::OperationRow, reservations::Choice},
@@ -47,6 +48,8 @@ pub struct Step {
     pub ends: &'static [FaultKind],
     /// Whether the recipe's environment has to be opened for it.
     pub secrets: bool,
+    /// How its command loads the node; its undo always counts as a load.
+    pub load: Load,
     /// How it is taken back; `None`: there is nothing to take back, or an earlier step's undo does.
     pub undo: Option<Undo>,
 }
@@ -67,7 +70,20 @@ impl Step {
             chooses: &[],
             ends: &[],
             secrets: false,
+            load: Load::Node,
             undo: None,
+        }
+    }
+
+    /// One whose command only waits inside the container, or for a download.
+    pub(crate) const fn waiting(
+        name: &'static str,
+        title: &'static str,
+        act: fn(&View<'_>) -> Result<Act, Fault>,
+    ) -> Self {
+        Self {
+            load: Load::Inside,
+            ..Self::plain(name, title, act)
         }
     }
 }

@@ -1,17 +1,24 @@
 //! Puts an operation into the registry, in the transaction that accepts it.
 
-use super::step::Kind;
+use super::{
+    params::{Data, Timeouts},
+    step::Kind,
+};
 use crate::{
     clock::UnixMs,
-    domain::operation_state::OperationState,
+    domain::{
+        operation_state::OperationState,
+        settings::{Group as _, OperationSettings},
+    },
     store::{
         Connection, StoreError,
         apps::AppRow,
         operations::{self, OperationRow},
+        settings,
     },
 };
 use proximity_protocol::ids::OperationId;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 /// Who asked.
 #[derive(Debug, Clone)]
@@ -31,6 +38,13 @@ pub async fn queue(
     params: Value,
     requester: &Requester,
 ) -> Result<OperationId, StoreError> {
+    let settings: OperationSettings = settings::get(&mut *tx, OperationSettings::NAME)
+        .await?
+        .unwrap_or_default();
+    let data = Data {
+        timeouts: Timeouts::of(&settings),
+        ..Data::default()
+    };
     let row = OperationRow {
         id: OperationId(uuid::Uuid::now_v7()),
         kind: kind.name.to_owned(),
@@ -43,7 +57,7 @@ pub async fn queue(
         action: None,
         error: None,
         params,
-        data: json!({}),
+        data: serde_json::to_value(&data)?,
         requested_by: requester.name.clone(),
         request_id: requester.request_id.clone(),
         cancel_requested: false,

@@ -1,6 +1,9 @@
 //! What an inventory says about an app, compared with its row.
 
-use crate::{domain::app_state::Status, store::apps::AppRow};
+use crate::{
+    domain::{app_state::Status, settings::DriftPolicy},
+    store::apps::AppRow,
+};
 use proximity_protocol::observed::{Inventory, RunState};
 
 /// What differs.
@@ -23,6 +26,39 @@ pub enum Finding {
         /// It does.
         running: bool,
     },
+}
+
+impl Finding {
+    /// One word, for reports.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Missing => "missing",
+            Self::NotOurs => "not_ours",
+            Self::Runs => "runs",
+            Self::Stands => "stands",
+            Self::Unpublished => "unpublished",
+            Self::Moved(_) => "moved",
+            Self::Arrived { .. } => "arrived",
+        }
+    }
+}
+
+/// The fewest missing apps that are told as one.
+const SO_MANY: usize = 3;
+
+/// Whether so many of a node's apps are missing at once that they have one cause.
+pub fn so_many(missing: usize, of: usize, percent: u32) -> bool {
+    missing >= SO_MANY && missing.saturating_mul(100) > of.saturating_mul(usize::try_from(percent).unwrap_or(100))
+}
+
+/// What is to happen when the app was started or stopped by hand: its own label says, or the settings.
+pub fn policy(labels: &[String], default: DriftPolicy) -> DriftPolicy {
+    let own = labels.iter().rev().find_map(|label| match label.as_str() {
+        "drift:report" => Some(DriftPolicy::Report),
+        "drift:correct" => Some(DriftPolicy::Correct),
+        _ => None,
+    });
+    own.unwrap_or(default)
 }
 
 /// Compares with the inventory of the app's node; `None` if nothing differs, or nothing can be concluded. Apps on the way from one state to another are left
@@ -137,6 +173,27 @@ mod tests {
             nothing.containers.clear();
             assert_eq!(find(&app, &nothing), None, "{status}");
         }
+    }
+
+    #[test]
+    fn the_apps_own_label_goes_before_the_setting() {
+        let labels = |all: &[&str]| all.iter().map(|l| (*l).to_owned()).collect::<Vec<_>>();
+        for default in [DriftPolicy::Report, DriftPolicy::Correct] {
+            assert_eq!(policy(&labels(&["team:x"]), default), default);
+            assert_eq!(policy(&labels(&["drift:correct"]), default), DriftPolicy::Correct);
+            assert_eq!(
+                policy(&labels(&["a", "drift:report", "b"]), default),
+                DriftPolicy::Report
+            );
+        }
+    }
+
+    #[test]
+    fn a_few_are_told_one_by_one_and_many_as_one() {
+        assert!(!so_many(2, 2, 50), "two are not many");
+        assert!(so_many(3, 3, 50) && so_many(3, 5, 50));
+        assert!(!so_many(3, 6, 50), "half is not more than half");
+        assert!(so_many(400, 400, 99) && !so_many(400, 400, 100));
     }
 
     #[test]

@@ -1,55 +1,54 @@
-//! Brings the registry and what is on the nodes together again.
+//! Brings the registry and what is on the nodes together again ([`Reconciler`]), and ends and forgets what is old ([`janitor`]).
 //!
-//! It listens for inventories (an agent sends one when it has connected, and when something changed) and runs by itself every hour. What an inventory seems to
-//! say is never believed at once: it may be older than an operation that has just ended. So the apps' rows are read first, then the node is asked anew, and a
-//! finding is written only if the row has not changed since and no operation of the app is under way ([`drift`] decides, purely).
+//! Reconciliation listens for inventories (an agent sends one when it has connected, and when something changed), and looks at every node each hour and when
+//! somebody asks: a *round*. What an inventory seems to say is never believed at once: it may be older than an operation that has just ended. So the apps' rows
+//! are read first, then the node is asked anew (`survey`), and a finding ([`drift`], pure) is written only if the row has not changed since and the app's
+//! lease is free (`write`). A round then looks, for each host whose nodes have all told everything, for what is left of apps that are no more ([`leftovers`],
+//! pure), and frees what is proven to be nobody's (`free`). What was looked at, found and done is kept as a [`report`].
 //!
-//! Unreachable is not gone: a node that does not answer changes nothing here, and neither does one without quorum. A container that has moved within its
-//! cluster is found by the node that has it now: the one that had it may be dead.
+//! No finding is lost: one that was not written because the app had changed is looked at again at once, and when an operation ends, its node is looked at
+//! again, since what was told while it was at work counted for nothing. A node tells only what has changed, so nobody else would ask until the next round.
+//!
+//! Unreachable is not gone: a node that does not answer changes nothing here, and neither does one without quorum, or one that could not read everything. A
+//! container that has moved within its cluster is found by the node that has it now: the one that had it may be dead.
+//!
+//! None of this takes any input but the world: timer, reconnect and request run the same code ([`rounds`]).
 
 pub mod drift;
+pub mod janitor;
+pub mod leftovers;
+pub mod report;
+pub mod rounds;
+
+mod free;
+mod look;
+mod survey;
 #[cfg(test)]
 mod tests;
+mod write;
 
 use crate::{
     clock::SharedClock,
-    domain::app_state::Status,
-    events::Bus,
-    nodes::{CommandError, SharedCommands, inventories::Inventories},
-    operations::{
-        Engine,
-        follow::with_agent,
-        params::{ActionParams, DEFAULT_HEALTH_TIMEOUT_S},
-        publish::PUBLISH,
-        record::app_event,
-        submit::{self, Requester},
+    domain::{
+        operation_state::OperationState,
+        settings::{Group as _, OperationSettings},
+        upkeep::{Cause, Round},
     },
-    store::{
-        self, Store, StoreError,
-        apps::{self, AppRow},
-        deployment_logs::{self, LogLevel},
-        fleet::{self, FleetNode},
-        operations,
-    },
+    events::{Bus, Event},
+    nodes::{NodeChange, SharedCommands, inventories::Inventories},
+    operations::Engine,
+    store::{Store, StoreError, apps, fleet, operations, settings},
 };
-use drift::Finding;
-use proximity_protocol::{
-    command::{Command, Outcome, Verb},
-    ids::{Epoch, NodeId, OperationId, StepKey, StepName},
-    observed::Inventory,
-};
-use std::{
-    collections::{BTreeSet, HashSet},
-    time::Duration,
-};
-use tokio::{
-    sync::{broadcast::error::RecvError, mpsc},
-    task::JoinSet,
-};
+use look::Looked;
+use proximity_protocol::ids::{Epoch, NodeId, OperationId};
+use report::{Done, Report, Told};
+use rounds::Rounds;
+use std::{collections::HashSet, time::Duration};
+use tokio::{sync::broadcast::error::RecvError, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-/// How often every connected node is looked at without an occasion.
-const EVERY: Duration = Duration::from_secs(3600);
+/// Who asked for what reconciliation queues, as it stands in the registry.
+const REQUESTER: &str = "coordinator";
 
 /// What reconciliation works with.
 #[derive(Clone)]
@@ -68,6 +67,8 @@ pub struct Reconciler {
     pub bus: Bus,
     /// This run.
     pub epoch: Epoch,
+    /// Who asks for a round.
+    pub rounds: Rounds,
 }
 
 /// Why a node was not reconciled.
@@ -76,295 +77,230 @@ pub enum ReconcileError {
     /// The registry.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The node gave no inventory.
-    #[error("no inventory: {0}")]
-    Node(#[from] CommandError),
-    /// The agent answered something else.
-    #[error("the agent's answer is not an inventory; update the agent")]
-    NotAnInventory,
+}
+
+/// A task that has ended.
+enum Ended {
+    /// A node was looked at; whether it has to be at once again.
+    Node(NodeId, bool),
+    /// A round was made; which nodes have to be looked at at once again.
+    Round(Vec<NodeId>),
+    /// Which node an operation was at that has ended.
+    Operation(Option<NodeId>),
+}
+
+/// What is being looked at, and what is to be looked at once more since something came in meanwhile.
+#[derive(Default)]
+struct Work {
+    tasks: JoinSet<Ended>,
+    busy: HashSet<NodeId>,
+    again: HashSet<NodeId>,
+    /// Connected anew, and not looked at since.
+    back: HashSet<NodeId>,
+    round: bool,
+    round_again: Option<Cause>,
 }
 
 impl Reconciler {
     /// Reconciles until `shutdown`. Each node by itself: one that is slow to answer keeps no other waiting.
     pub async fn run(&self, shutdown: CancellationToken) {
         let mut arrivals = self.inventories.arrivals();
-        let mut hour = self.clock.wait(EVERY);
-        let mut tasks: JoinSet<NodeId> = JoinSet::new();
-        let mut busy: HashSet<NodeId> = HashSet::new();
-        // Something came in while the node was being looked at: once more.
-        let mut again: HashSet<NodeId> = HashSet::new();
+        let mut changes = self.commands.changes();
+        let mut events = self.bus.subscribe();
+        let mut work = Work::default();
+        match self.rounds.recover(Round::Reconcile).await {
+            Ok(true) => self.begin_round(&mut work, Cause::Request),
+            Ok(false) => {}
+            Err(error) => tracing::error!(%error, "what was asked of reconciliation cannot be read"),
+        }
+        let mut due = self.clock.wait(self.interval().await);
         loop {
-            let nodes = tokio::select! {
+            tokio::select! {
                 () = shutdown.cancelled() => break,
+                change = changes.recv() => if let Ok(NodeChange::Online(node)) = change {
+                    work.back.insert(node);
+                },
                 arrival = arrivals.recv() => match arrival {
-                    Ok(node) => vec![node],
+                    Ok(node) => self.begin_node(&mut work, node),
                     // Too many at once to know which: all of them.
-                    Err(RecvError::Lagged(_)) => self.all().await,
+                    Err(RecvError::Lagged(_)) => self.begin_round(&mut work, Cause::Change),
                     Err(RecvError::Closed) => break,
                 },
-                () = &mut hour => {
-                    hour = self.clock.wait(EVERY);
-                    self.all().await
-                }
-                Some(ended) = tasks.join_next(), if !tasks.is_empty() => match ended {
-                    Ok(node) => {
-                        busy.remove(&node);
-                        again.take(&node).into_iter().collect()
-                    }
-                    Err(error) => {
-                        tracing::error!(%error, "reconciling a node broke");
-                        Vec::new()
-                    }
+                event = events.recv() => match event {
+                    Ok(event) => if let Some(operation) = ended(&event) {
+                        let this = self.clone();
+                        work.tasks.spawn(async move { Ended::Operation(this.node_of(operation).await) });
+                    },
+                    Err(RecvError::Lagged(_)) => self.begin_round(&mut work, Cause::Change),
+                    Err(RecvError::Closed) => break,
                 },
-            };
-            for node in nodes {
-                if busy.insert(node) {
-                    tasks.spawn(self.clone().look_at(node));
-                } else {
-                    again.insert(node);
+                () = &mut due => {
+                    due = self.clock.wait(self.interval().await);
+                    self.begin_round(&mut work, Cause::Timer);
                 }
-            }
-        }
-        tasks.shutdown().await;
-    }
-
-    async fn look_at(self, node: NodeId) -> NodeId {
-        match self.node(node).await {
-            Ok(0) => {}
-            Ok(found) => tracing::info!(node_id = %node, found, "reconciled"),
-            // It is looked at again when it sends its next inventory.
-            Err(ReconcileError::Node(error)) => tracing::info!(node_id = %node, %error, "not reconciled"),
-            Err(error) => tracing::error!(node_id = %node, %error, "not reconciled"),
-        }
-        node
-    }
-
-    async fn all(&self) -> Vec<NodeId> {
-        let nodes = match self.store.read().await {
-            Ok(mut conn) => fleet::nodes(&mut conn).await,
-            Err(error) => Err(error),
-        };
-        match nodes {
-            Ok(nodes) => nodes
-                .into_iter()
-                .map(|n| n.id)
-                .filter(|n| self.commands.is_online(*n))
-                .collect(),
-            Err(error) => {
-                tracing::error!(%error, "the registry cannot be read; nothing is reconciled");
-                Vec::new()
-            }
-        }
-    }
-
-    /// Looks at one node, and at those of its cluster to which its containers have gone, and writes what it finds; how much that was.
-    pub async fn node(&self, node: NodeId) -> Result<usize, ReconcileError> {
-        let (mut found, gone_to) = self.look(node).await?;
-        for other in gone_to {
-            found += self.look(other).await?.0;
-        }
-        Ok(found)
-    }
-
-    /// Looks at one node alone; answers also where its containers have gone.
-    async fn look(&self, node: NodeId) -> Result<(usize, BTreeSet<NodeId>), ReconcileError> {
-        let (apps, nodes) = {
-            let mut conn = self.store.read().await?;
-            (apps::on_node(&mut conn, node).await?, fleet::nodes(&mut conn).await?)
-        };
-        let Some(this) = nodes.iter().find(|n| n.id == node) else {
-            return Ok((0, BTreeSet::new()));
-        };
-        if let Some((_, sent)) = self.inventories.get(node)
-            && apps.iter().all(|app| drift::find(app, &sent).is_none())
-            && self.newcomers(&apps, this, &sent).await?.is_empty()
-        {
-            return Ok((0, BTreeSet::new()));
-        }
-        let inventory = self.ask(node).await?;
-        let newcomers = self.newcomers(&apps, this, &inventory).await?;
-        let findings = apps.iter().filter_map(|app| Some((app, drift::find(app, &inventory)?)));
-        let arrivals = newcomers.iter().map(|(app, finding)| (app, finding.clone()));
-        let (mut found, mut gone_to) = (0, BTreeSet::new());
-        for (app, finding) in findings.chain(arrivals) {
-            if let Finding::Moved(name) = &finding
-                && let Some(to) = with_agent(&nodes, this.host_id, name)
-                && self.commands.is_online(to.id)
-            {
-                // That node tells more of it: whether it runs there.
-                gone_to.insert(to.id);
-                continue;
-            }
-            if self.write(app, &finding, this, &nodes).await? {
-                found += 1;
-            }
-        }
-        gone_to.remove(&node);
-        Ok((found, gone_to))
-    }
-
-    /// Apps of other nodes of the host whose containers are on this one now.
-    async fn newcomers(
-        &self,
-        own: &[AppRow],
-        this: &FleetNode,
-        inventory: &Inventory,
-    ) -> Result<Vec<(AppRow, Finding)>, StoreError> {
-        let mut newcomers = Vec::new();
-        for owner in inventory.containers.iter().filter_map(|c| c.owner.as_ref()) {
-            if own.iter().any(|app| app.id == owner.app) {
-                continue;
-            }
-            let app = apps::by_id(&mut *self.store.read().await?, owner.app.as_str()).await?;
-            if let Some(app) = app.filter(|app| app.host_id == this.host_id && app.node_id != this.id)
-                && let Some(finding) = drift::arrived(&app, inventory)
-            {
-                newcomers.push((app, finding));
-            }
-        }
-        Ok(newcomers)
-    }
-
-    async fn ask(&self, node: NodeId) -> Result<Inventory, ReconcileError> {
-        let command = Command {
-            operation: OperationId(uuid::Uuid::now_v7()),
-            step: StepKey {
-                name: StepName::new("inventory").map_err(|_| ReconcileError::NotAnInventory)?,
-                undo: false,
-                attempt: 1,
-            },
-            epoch: self.epoch,
-            verb: Verb::Inventory,
-        };
-        let (progress, _) = mpsc::unbounded_channel();
-        match self.commands.execute(node, command, progress).await? {
-            Outcome::Inventory(inventory) => Ok(*inventory),
-            _ => Err(ReconcileError::NotAnInventory),
-        }
-    }
-
-    /// Writes a finding, unless the app has changed since it was read.
-    async fn write(
-        &self,
-        seen: &AppRow,
-        finding: &Finding,
-        node: &FleetNode,
-        nodes: &[FleetNode],
-    ) -> Result<bool, ReconcileError> {
-        let now = self.clock.now_ms();
-        let mut tx = self.store.begin().await?;
-        let Some(mut app) = apps::by_id(&mut tx, seen.id.as_str()).await? else {
-            return Ok(false);
-        };
-        if app != *seen || !operations::unfinished_of(&mut tx, app.id.as_str()).await?.is_empty() {
-            return Ok(false);
-        }
-        let vmid = app.vmid.unwrap_or_default();
-        let mut publish = false;
-        let message = match finding {
-            Finding::Missing => {
-                app.status = Status::Error;
-                app.published = None;
-                let text = format!(
-                    "Container {vmid} is no longer on {} (its complete list of guests does not have it). Bring it back there and start the app, or delete the app.",
-                    node.name
-                );
-                app.status_reason = Some(text.clone());
-                text
-            }
-            Finding::NotOurs => {
-                app.status = Status::Error;
-                app.published = None;
-                let text = format!(
-                    "Container {vmid} on {} no longer belongs to this app. Delete the app; the container is left as it is.",
-                    node.name
-                );
-                app.status_reason = Some(text.clone());
-                text
-            }
-            Finding::Runs => {
-                publish = true;
-                app.status = Status::Running;
-                app.status_reason = None;
-                format!("Container {vmid} was started on {} without Proximity", node.name)
-            }
-            Finding::Stands => {
-                app.status = Status::Stopped;
-                app.status_reason = None;
-                format!("Container {vmid} was stopped on {} without Proximity", node.name)
-            }
-            Finding::Unpublished => {
-                publish = true;
-                format!(
-                    "Port {} of {} had been removed; publishing it again",
-                    app.public_port.unwrap_or_default(),
-                    node.name
-                )
-            }
-            Finding::Moved(to) => match with_agent(nodes, app.host_id, to) {
-                // Its agent is not connected: what it does there is told when it comes back.
-                Some(target) => {
-                    (app.node_id, app.published) = (target.id, None);
-                    format!("Container {vmid} moved from {} to {to}", node.name)
-                }
-                None => {
-                    let text = format!(
-                        "Container {vmid} moved from {} to {to}, which has no agent. Run `proximity-agent join` there, or migrate the container back to a \
-                         node that has one.",
-                        node.name
-                    );
-                    if app.status_reason.as_ref() == Some(&text) {
-                        return Ok(false);
+                () = self.rounds.asked(Round::Reconcile) => self.begin_round(&mut work, Cause::Request),
+                Some(ended) = work.tasks.join_next(), if !work.tasks.is_empty() => match ended {
+                    Ok(Ended::Node(node, changed)) => {
+                        work.busy.remove(&node);
+                        if work.again.remove(&node) || changed {
+                            self.begin_node(&mut work, node);
+                        }
                     }
-                    if app.status != Status::Error {
-                        app.status = Status::Unknown;
+                    Ok(Ended::Round(changed)) => {
+                        work.round = false;
+                        if let Some(cause) = work.round_again.take() {
+                            self.begin_round(&mut work, cause);
+                        }
+                        for node in changed {
+                            self.begin_node(&mut work, node);
+                        }
                     }
-                    app.published = None;
-                    app.status_reason = Some(text.clone());
-                    text
-                }
-            },
-            Finding::Arrived { running } => {
-                let from = nodes.iter().find(|n| n.id == app.node_id);
-                let from = from.map_or("another node", |n| n.name.as_str()).to_owned();
-                (app.node_id, app.published) = (node.id, None);
-                // An app in error keeps its error: it was there before.
-                if app.status != Status::Error {
-                    app.status = if *running { Status::Running } else { Status::Stopped };
-                    app.status_reason = None;
-                    publish = *running;
-                }
-                let how = if *running { "" } else { ", where it does not run" };
-                format!("Container {vmid} moved from {from} to {}{how}", node.name)
+                    Ok(Ended::Operation(node)) => if let Some(node) = node {
+                        self.begin_node(&mut work, node);
+                    },
+                    Err(error) => tracing::error!(%error, "reconciling broke"),
+                },
             }
-        };
-        apps::update(&mut tx, now, &app).await?;
-        operations::move_queued(&mut tx, app.id.as_str(), app.node_id).await?;
-        let level = if app.status == Status::Error {
-            LogLevel::Error
+        }
+        work.tasks.shutdown().await;
+    }
+
+    fn begin_node(&self, work: &mut Work, node: NodeId) {
+        if !work.busy.insert(node) {
+            work.again.insert(node);
+            return;
+        }
+        let cause = if work.back.remove(&node) {
+            Cause::Reconnect
         } else {
-            LogLevel::Warning
+            Cause::Change
         };
-        deployment_logs::append(&mut tx, now, app.id.as_str(), None, level, "reconcile", &message).await?;
-        if publish {
-            let params = serde_json::to_value(ActionParams {
-                previous: app.status,
-                health_timeout_s: DEFAULT_HEALTH_TIMEOUT_S,
-            })
-            .map_err(StoreError::from)?;
-            let requester = Requester {
-                name: "coordinator".into(),
-                request_id: None,
+        let this = self.clone();
+        work.tasks.spawn(async move {
+            let changed = match this.node(node, cause).await {
+                Ok(report) => report.findings.iter().any(|line| line.done == Done::Changed),
+                Err(error) => {
+                    tracing::error!(node_id = %node, %error, "not reconciled");
+                    false
+                }
             };
-            submit::queue(&mut tx, now, &PUBLISH, &app, params, &requester).await?;
-        }
-        let event = store::insert_event(&mut tx, now, app_event(&app, false)).await?;
-        tx.commit().await.map_err(StoreError::from)?;
-        self.bus.publish(event);
-        if publish {
-            self.engine.wake();
-        }
-        tracing::warn!(app_id = %app.id, node_id = %node.id, ?finding, "{message}");
-        Ok(true)
+            Ended::Node(node, changed)
+        });
     }
+
+    fn begin_round(&self, work: &mut Work, cause: Cause) {
+        if std::mem::replace(&mut work.round, true) {
+            work.round_again = Some(cause);
+            return;
+        }
+        let this = self.clone();
+        work.tasks.spawn(async move {
+            let changed = this.round_and_again(cause).await.map(|(_, changed)| changed);
+            Ended::Round(changed.unwrap_or_else(|error| {
+                tracing::error!(%error, "a round of reconciliation could not be made");
+                Vec::new()
+            }))
+        });
+    }
+
+    /// The node of an operation that has ended; `None`: nothing has to be looked at. What reconciliation itself queued and what was not done is not looked at:
+    /// the same would be found and queued again, without end.
+    async fn node_of(&self, id: OperationId) -> Option<NodeId> {
+        let read = async { operations::by_id(&mut *self.store.read().await?, id).await };
+        match read.await {
+            Ok(row) => {
+                let row = row.filter(|row| row.state == OperationState::Done || row.requested_by != REQUESTER)?;
+                row.node_id
+            }
+            Err(error) => {
+                tracing::error!(operation_id = %id, %error, "where an operation has ended cannot be read; its node is looked at in the next round");
+                None
+            }
+        }
+    }
+
+    async fn interval(&self) -> Duration {
+        let read = async {
+            let mut conn = self.store.read().await?;
+            settings::get::<OperationSettings>(&mut conn, OperationSettings::NAME).await
+        };
+        let settings = read.await.unwrap_or_else(|error: StoreError| {
+            tracing::error!(%error, "the interval of reconciliation cannot be read");
+            None
+        });
+        Duration::from_secs(settings.unwrap_or_default().reconcile_interval_s.into())
+    }
+
+    /// Looks at one node on an occasion; how much was written. A report is kept of each reconnection, and of what had something to say.
+    pub async fn node(&self, node: NodeId, cause: Cause) -> Result<Report, ReconcileError> {
+        let started = self.clock.now_ms();
+        let Some(report) = self.look(node, cause == Cause::Reconnect).await? else {
+            return Ok(Report::default());
+        };
+        let untold = report.nodes.iter().any(|look| look.told != Told::Complete);
+        if cause == Cause::Reconnect || untold || !report.findings.is_empty() {
+            self.rounds.keep(Round::Reconcile, cause, started, &report).await?;
+        }
+        Ok(report)
+    }
+
+    /// Looks at every node, and then for what is left on the hosts.
+    pub async fn round(&self, cause: Cause) -> Result<Report, ReconcileError> {
+        Ok(self.round_and_again(cause).await?.0)
+    }
+
+    /// The same; answers also which nodes have to be looked at at once again.
+    async fn round_and_again(&self, cause: Cause) -> Result<(Report, Vec<NodeId>), ReconcileError> {
+        let ids = self.rounds.begin(Round::Reconcile, cause).await?;
+        let (report, changed) = self.look_at_all().await?;
+        self.rounds.finish(&ids, &report).await?;
+        tracing::info!(
+            nodes = report.nodes.len(),
+            findings = report.findings.len(),
+            freed = report.freed.len(),
+            alarms = report.alarms.len(),
+            "reconciled"
+        );
+        Ok((report, changed))
+    }
+
+    async fn look_at_all(&self) -> Result<(Report, Vec<NodeId>), ReconcileError> {
+        let (nodes, before) = {
+            let mut conn = self.store.read().await?;
+            (fleet::nodes(&mut conn).await?, apps::by_host(&mut conn).await?)
+        };
+        let mut asked = JoinSet::new();
+        for (place, node) in nodes.iter().enumerate() {
+            let (this, id) = (self.clone(), node.id);
+            asked.spawn(async move { (place, this.look_at(id, true).await) });
+        }
+        let mut all: Vec<(usize, Looked)> = Vec::with_capacity(nodes.len());
+        while let Some(ended) = asked.join_next().await {
+            match ended {
+                Ok((place, looked)) => all.extend(looked?.map(|looked| (place, looked))),
+                Err(error) => tracing::error!(%error, "looking at a node broke"),
+            }
+        }
+        all.sort_by_key(|(place, _)| *place);
+        let all: Vec<Looked> = all.into_iter().map(|(_, looked)| looked).collect();
+        let mut report = Report::default();
+        self.look_for_leftovers(&nodes, &all, &before, &mut report).await?;
+        let changed = all
+            .iter()
+            .filter(|looked| looked.has_changed())
+            .map(|looked| looked.node)
+            .collect();
+        all.into_iter().for_each(|looked| looked.tell(&mut report));
+        Ok((report, changed))
+    }
+}
+
+/// The operation of which an event says that it has ended.
+fn ended(event: &Event) -> Option<OperationId> {
+    if event.kind != "operation" {
+        return None;
+    }
+    let state: OperationState = event.data["state"].as_str()?.parse().ok()?;
+    let id = event.operation_id.as_ref()?.parse().ok()?;
+    state.ended().then_some(OperationId(id))
 }

@@ -1,10 +1,16 @@
 //! Findings against the fake node: written only when nothing has changed since.
 #![allow(clippy::unwrap_used)]
 
-use super::Reconciler;
+mod adopted;
+mod again;
+mod janitor;
+mod leftovers;
+mod round;
+
+use super::{Reconciler, report::Told, rounds::Rounds};
 use crate::{
     clock::SystemClock,
-    domain::{app_state::Status, operation_state::OperationState},
+    domain::{app_state::Status, operation_state::OperationState, upkeep::Cause},
     operations::tests::{
         node::Port,
         world::{World, app_row},
@@ -23,8 +29,27 @@ async fn running() -> World {
     world
 }
 
+fn rounds(world: &World) -> Rounds {
+    Rounds::new(
+        world.store.clone(),
+        Arc::new(world.clock.clone()),
+        Arc::default(),
+        Arc::default(),
+    )
+}
+
+/// How much a look at the first node writes.
+async fn written(world: &World) -> usize {
+    reconciler(world)
+        .node(world.node(), Cause::Change)
+        .await
+        .unwrap()
+        .written()
+}
+
 fn reconciler(world: &World) -> Reconciler {
     Reconciler {
+        rounds: rounds(world),
         store: world.store.clone(),
         commands: Arc::new(Port(world.nodes.clone())),
         inventories: world.inventories.clone(),
@@ -38,19 +63,19 @@ fn reconciler(world: &World) -> Reconciler {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_agrees_changes_nothing() {
     let world = running().await;
-    assert_eq!(reconciler(&world).node(world.node()).await.unwrap(), 0);
+    assert_eq!(written(&world).await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_missing_container_makes_an_error_and_keeps_everything() {
     let world = running().await;
     world.nodes.model(world.node(), |m| m.containers.clear());
-    assert_eq!(reconciler(&world).node(world.node()).await.unwrap(), 1);
+    assert_eq!(written(&world).await, 1);
     let app = world.app("nginx-00000001").await.unwrap();
     assert_eq!(app.status, Status::Error);
     assert!(app.status_reason.unwrap().contains("no longer on pve1"));
     assert_eq!(world.reservation_count().await, 3);
-    assert_eq!(reconciler(&world).node(world.node()).await.unwrap(), 0, "said once");
+    assert_eq!(written(&world).await, 0, "said once");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -58,7 +83,8 @@ async fn a_node_that_does_not_answer_changes_nothing() {
     let world = running().await;
     world.nodes.model(world.node(), |m| m.containers.clear());
     world.nodes.set_online(world.node(), false);
-    assert!(reconciler(&world).node(world.node()).await.is_err());
+    let report = reconciler(&world).look(world.node(), true).await.unwrap().unwrap();
+    assert_eq!((report.nodes[0].told, report.written()), (Told::NotConnected, 0));
     assert_eq!(world.app("nginx-00000001").await.unwrap().status, Status::Running);
 }
 
@@ -68,7 +94,7 @@ async fn an_app_with_an_operation_under_way_is_left_alone() {
     world.nodes.model(world.node(), |m| m.containers.clear());
     let before = world.app("nginx-00000001").await.unwrap();
     world.delete("nginx-00000001").await;
-    assert_eq!(reconciler(&world).node(world.node()).await.unwrap(), 0);
+    assert_eq!(written(&world).await, 0);
     assert_ne!(world.app("nginx-00000001").await.unwrap().status, before.status);
 }
 
@@ -77,7 +103,7 @@ async fn a_lost_port_is_published_again() {
     let world = running().await;
     world.nodes.model(world.node(), |m| m.published.clear());
     let reconciler = reconciler(&world);
-    assert_eq!(reconciler.node(world.node()).await.unwrap(), 1);
+    assert_eq!(reconciler.node(world.node(), Cause::Change).await.unwrap().written(), 1);
     world.settle(&reconciler.engine).await;
     assert_eq!(world.nodes.model(world.node(), |m| m.published.len()), 1);
     let mut conn = world.store.read().await.unwrap();
@@ -96,12 +122,12 @@ async fn stopping_and_starting_by_hand_is_reflected() {
     world.nodes.model(world.node(), |m| {
         m.containers.values_mut().for_each(|c| c.running = false)
     });
-    assert_eq!(reconciler.node(world.node()).await.unwrap(), 1);
+    assert_eq!(reconciler.node(world.node(), Cause::Change).await.unwrap().written(), 1);
     assert_eq!(world.app("nginx-00000001").await.unwrap().status, Status::Stopped);
     world.nodes.model(world.node(), |m| {
         m.containers.values_mut().for_each(|c| c.running = true)
     });
-    assert_eq!(reconciler.node(world.node()).await.unwrap(), 1);
+    assert_eq!(reconciler.node(world.node(), Cause::Change).await.unwrap().written(), 1);
     assert_eq!(world.app("nginx-00000001").await.unwrap().status, Status::Running);
 }
 
@@ -167,7 +193,11 @@ async fn an_app_follows_its_container_and_its_port_is_published_there() {
             world.nodes.set_online(old, false);
         }
         let asked = if dead { new } else { old };
-        assert_eq!(reconciler.node(asked).await.unwrap(), 1, "dead: {dead}");
+        assert_eq!(
+            reconciler.node(asked, Cause::Change).await.unwrap().written(),
+            1,
+            "dead: {dead}"
+        );
         assert_eq!(world.app("nginx-00000001").await.unwrap().published, None);
         world.settle(&reconciler.engine).await;
         let app = world.app("nginx-00000001").await.unwrap();
@@ -176,7 +206,11 @@ async fn an_app_follows_its_container_and_its_port_is_published_there() {
         let addresses = world.nodes.model(new, |m| m.containers[&100].address);
         assert_eq!(app.ip_address, addresses, "kept");
         assert_eq!(world.nodes.model(new, |m| m.published.len()), 1);
-        assert_eq!(reconciler.node(new).await.unwrap(), 0, "said once");
+        assert_eq!(
+            reconciler.node(new, Cause::Change).await.unwrap().written(),
+            0,
+            "said once"
+        );
     }
 }
 
@@ -189,9 +223,9 @@ async fn a_node_without_quorum_moves_and_frees_nothing() {
     world.nodes.model(old, |m| m.no_quorum = true);
     world.nodes.move_container(100, old, new, "pve2");
     world.nodes.set_online(new, false);
-    assert_eq!(reconciler.node(old).await.unwrap(), 0);
+    assert_eq!(reconciler.node(old, Cause::Change).await.unwrap().written(), 0);
     world.nodes.model(old, |m| m.elsewhere.clear());
-    assert_eq!(reconciler.node(old).await.unwrap(), 0);
+    assert_eq!(reconciler.node(old, Cause::Change).await.unwrap().written(), 0);
     let app = world.app("nginx-00000001").await.unwrap();
     assert_eq!((app.node_id, app.status), (old, Status::Running));
     assert_eq!(world.reservation_count().await, 3);
@@ -205,13 +239,17 @@ async fn on_a_node_without_an_agent_it_is_unknown_until_it_comes_back() {
     world.nodes.move_container(100, old, new, "pve9");
     // Nobody of ours has it.
     let container = world.nodes.model(new, |m| m.containers.remove(&100).unwrap());
-    assert_eq!(reconciler.node(old).await.unwrap(), 1);
+    assert_eq!(reconciler.node(old, Cause::Change).await.unwrap().written(), 1);
     let app = world.app("nginx-00000001").await.unwrap();
     assert_eq!((app.status, app.node_id, app.published), (Status::Unknown, old, None));
     assert!(app.status_reason.unwrap().contains("proximity-agent join"));
-    assert_eq!(reconciler.node(old).await.unwrap(), 0, "said once");
+    assert_eq!(
+        reconciler.node(old, Cause::Change).await.unwrap().written(),
+        0,
+        "said once"
+    );
     world.nodes.model(new, |m| m.containers.insert(100, container));
-    assert_eq!(reconciler.node(new).await.unwrap(), 1);
+    assert_eq!(reconciler.node(new, Cause::Change).await.unwrap().written(), 1);
     world.settle(&reconciler.engine).await;
     let app = world.app("nginx-00000001").await.unwrap();
     assert_eq!((app.status, app.node_id), (Status::Running, new));
@@ -227,13 +265,13 @@ async fn what_ha_has_moved_and_not_started_yet_is_stopped_until_it_runs() {
     world
         .nodes
         .model(new, |m| m.containers.get_mut(&100).unwrap().running = false);
-    assert_eq!(reconciler.node(old).await.unwrap(), 1);
+    assert_eq!(reconciler.node(old, Cause::Change).await.unwrap().written(), 1);
     let app = world.app("nginx-00000001").await.unwrap();
     assert_eq!((app.status, app.node_id), (Status::Stopped, new));
     world
         .nodes
         .model(new, |m| m.containers.get_mut(&100).unwrap().running = true);
-    assert_eq!(reconciler.node(new).await.unwrap(), 1);
+    assert_eq!(reconciler.node(new, Cause::Change).await.unwrap().written(), 1);
     world.settle(&reconciler.engine).await;
     let app = world.app("nginx-00000001").await.unwrap();
     assert_eq!((app.status, app.published.is_some()), (Status::Running, true));

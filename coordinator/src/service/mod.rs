@@ -16,6 +16,7 @@ pub mod nodes;
 pub mod rescue;
 pub mod settings;
 pub mod system;
+pub mod upkeep;
 pub mod users;
 
 pub use crate::domain::role::Role;

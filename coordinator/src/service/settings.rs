@@ -9,7 +9,7 @@ use crate::{
 use serde_json::{Map, Value};
 
 pub use crate::domain::settings::Group as SettingsGroup;
-pub use crate::domain::settings::{FeatureSettings, NetworkSettings, ResourceSettings};
+pub use crate::domain::settings::{FeatureSettings, NetworkSettings, OperationSettings, ResourceSettings};
 
 /// The use cases of settings.
 #[derive(Clone)]

@@ -118,6 +118,11 @@ impl SystemService {
         Ok(store::events::latest(&mut *self.store.read().await?).await?)
     }
 
+    /// The id of the oldest event that is kept; 0 if there is none.
+    pub async fn oldest_event(&self) -> Result<i64, ServiceError> {
+        Ok(store::events::oldest(&mut *self.store.read().await?).await?)
+    }
+
     /// What it is made of.
     pub async fn info(&self) -> Result<SystemInfo, ServiceError> {
         Ok(SystemInfo {

@@ -302,6 +302,29 @@ pub async fn on_node(tx: &mut Connection, node: NodeId) -> Result<Vec<AppRow>, S
         .collect()
 }
 
+/// Every app of a host.
+pub async fn on_host(tx: &mut Connection, host_id: i64) -> Result<Vec<AppRow>, StoreError> {
+    sqlx::query("SELECT * FROM apps WHERE host_id = $1 ORDER BY created_at, id")
+        .bind(host_id)
+        .fetch_all(tx)
+        .await?
+        .iter()
+        .map(app)
+        .collect()
+}
+
+/// The apps of each host, by id.
+pub async fn by_host(tx: &mut Connection) -> Result<BTreeMap<i64, BTreeSet<String>>, StoreError> {
+    let mut by_host: BTreeMap<i64, BTreeSet<String>> = BTreeMap::new();
+    for row in sqlx::query("SELECT host_id, id FROM apps").fetch_all(tx).await? {
+        by_host
+            .entry(get(&row, "host_id")?)
+            .or_default()
+            .insert(get(&row, "id")?);
+    }
+    Ok(by_host)
+}
+
 /// What each node's apps were promised: node, status, resources.
 pub async fn promised(tx: &mut Connection) -> Result<Vec<(NodeId, Status, Resources)>, StoreError> {
     sqlx::query("SELECT node_id, status, resources FROM apps")

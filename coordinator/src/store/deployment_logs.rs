@@ -109,3 +109,39 @@ pub async fn forget(tx: &mut Connection, app_id: &str) -> Result<(), StoreError>
         .await?;
     Ok(())
 }
+
+/// Forgets lines from before `before`; at most `limit`; how many.
+pub async fn forget_old(tx: &mut Connection, before: UnixMs, limit: i64) -> Result<u64, StoreError> {
+    let deleted = sqlx::query(
+        "DELETE FROM deployment_logs WHERE id IN (SELECT id FROM deployment_logs WHERE at < $1 ORDER BY id LIMIT $2)",
+    )
+    .bind(before)
+    .bind(limit)
+    .execute(tx)
+    .await?;
+    Ok(deleted.rows_affected())
+}
+
+/// Apps with more than `most` lines.
+pub async fn too_long(tx: &mut Connection, most: i64) -> Result<Vec<String>, StoreError> {
+    sqlx::query("SELECT app_id FROM deployment_logs GROUP BY app_id HAVING COUNT(*) > $1")
+        .bind(most)
+        .fetch_all(tx)
+        .await?
+        .iter()
+        .map(|row| get(row, "app_id"))
+        .collect()
+}
+
+/// Forgets lines of an app beyond the newest `keep`; at most `limit`; how many.
+pub async fn shorten(tx: &mut Connection, app_id: &str, keep: i64, limit: i64) -> Result<u64, StoreError> {
+    let deleted = sqlx::query(
+        "DELETE FROM deployment_logs WHERE id IN (SELECT id FROM deployment_logs WHERE app_id = $1 ORDER BY id DESC LIMIT $3 OFFSET $2)",
+    )
+    .bind(app_id)
+    .bind(keep)
+    .bind(limit)
+    .execute(tx)
+    .await?;
+    Ok(deleted.rows_affected())
+}

@@ -10,3 +10,24 @@ pub async fn latest(tx: &mut Connection) -> Result<i64, StoreError> {
         .await?
         .try_get(0)?)
 }
+
+/// Forgets events beyond the newest `keep`, at most `limit`; how many. Those of operations that go on stay: their streams begin at the beginning.
+pub async fn prune(tx: &mut Connection, keep: i64, limit: i64) -> Result<u64, StoreError> {
+    let deleted = sqlx::query(
+        "DELETE FROM events WHERE id IN (SELECT id FROM events WHERE id <= (SELECT COALESCE(MAX(id), 0) FROM events) - $1 AND (operation_id IS NULL OR operation_id
+         NOT IN (SELECT id FROM operations WHERE state IN ('queued', 'running', 'waiting', 'undoing'))) ORDER BY id LIMIT $2)",
+    )
+    .bind(keep)
+    .bind(limit)
+    .execute(tx)
+    .await?;
+    Ok(deleted.rows_affected())
+}
+
+/// The id of the oldest event that is kept; 0 if there is none.
+pub async fn oldest(tx: &mut Connection) -> Result<i64, StoreError> {
+    Ok(sqlx::query("SELECT COALESCE(MIN(id), 0) FROM events")
+        .fetch_one(tx)
+        .await?
+        .try_get(0)?)
+}

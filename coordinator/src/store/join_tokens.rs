@@ -129,3 +129,14 @@ pub async fn revoke(tx: &mut Connection, at: UnixMs, id: JoinTokenId) -> Result<
         .await?;
     Ok(done.rows_affected() == 1)
 }
+
+/// Forgets tokens whose time was over before `before`; at most `limit`; how many. Until then one that is spent answers its own key again.
+pub async fn forget_old(tx: &mut Connection, before: UnixMs, limit: i64) -> Result<u64, StoreError> {
+    let deleted =
+        sqlx::query("DELETE FROM join_tokens WHERE id IN (SELECT id FROM join_tokens WHERE expires_at < $1 LIMIT $2)")
+            .bind(before)
+            .bind(limit)
+            .execute(tx)
+            .await?;
+    Ok(deleted.rows_affected())
+}

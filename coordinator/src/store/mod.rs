@@ -16,6 +16,7 @@ pub mod node_trust;
 pub mod nodes;
 pub mod operation_secrets;
 pub mod operations;
+pub mod reports;
 pub mod reservations;
 mod row;
 pub mod sessions;

@@ -12,6 +12,7 @@ use crate::{
 use proximity_protocol::ids::{NodeId, OperationId};
 use serde_json::Value;
 use sqlx::{QueryBuilder, Row, sqlite::SqliteRow};
+use std::collections::{BTreeSet, HashMap};
 
 /// A row of `operations`.
 #[derive(Debug, Clone, PartialEq)]
@@ -251,6 +252,104 @@ pub async fn under_way(tx: &mut Connection, kind: &str) -> Result<Vec<(Option<No
         ))
     })
     .collect()
+}
+
+/// Whether nothing is queued or under way for an app. In a write transaction this is the app's lease until its end: there is one writer, and whoever begins an
+/// operation writes that first.
+pub async fn lease_is_free(tx: &mut Connection, app_id: &str) -> Result<bool, StoreError> {
+    let under_way = sqlx::query(
+        "SELECT 1 FROM operations WHERE app_id = $1 AND state IN ('queued', 'running', 'waiting', 'undoing') LIMIT 1",
+    )
+    .bind(app_id)
+    .fetch_optional(tx)
+    .await?;
+    Ok(under_way.is_none())
+}
+
+/// Apps with an operation that has not ended.
+pub async fn busy(tx: &mut Connection) -> Result<BTreeSet<String>, StoreError> {
+    sqlx::query("SELECT DISTINCT app_id FROM operations WHERE state IN ('queued', 'running', 'waiting', 'undoing')")
+        .fetch_all(tx)
+        .await?
+        .iter()
+        .map(|row| get(row, "app_id"))
+        .collect()
+}
+
+/// Apps whose latest operation an operator has abandoned.
+pub async fn abandoned(tx: &mut Connection) -> Result<BTreeSet<String>, StoreError> {
+    sqlx::query(
+        "SELECT app_id FROM operations o WHERE abandoned_at IS NOT NULL AND NOT EXISTS
+         (SELECT 1 FROM operations l WHERE l.app_id = o.app_id AND (l.created_at, l.id) > (o.created_at, o.id))",
+    )
+    .fetch_all(tx)
+    .await?
+    .iter()
+    .map(|row| get(row, "app_id"))
+    .collect()
+}
+
+/// How many operations of a node have not ended.
+pub async fn open_on(tx: &mut Connection, node: NodeId) -> Result<i64, StoreError> {
+    Ok(sqlx::query(
+        "SELECT COUNT(*) FROM operations WHERE node_id = $1 AND state IN ('queued', 'running', 'waiting', 'undoing')",
+    )
+    .bind(node.to_string())
+    .fetch_one(tx)
+    .await?
+    .try_get(0)?)
+}
+
+/// How many operations of each node have not ended.
+pub async fn open_by_node(tx: &mut Connection) -> Result<HashMap<NodeId, i64>, StoreError> {
+    sqlx::query(
+        "SELECT node_id, COUNT(*) AS n FROM operations WHERE node_id IS NOT NULL AND state IN ('queued', 'running', 'waiting', 'undoing') GROUP BY node_id",
+    )
+    .fetch_all(tx)
+    .await?
+    .iter()
+    .map(|row| Ok((parse(row, "node_id")?, get(row, "n")?)))
+    .collect()
+}
+
+/// Operations that were accepted before `before` and have not ended, oldest first.
+pub async fn begun_before(tx: &mut Connection, before: UnixMs) -> Result<Vec<OperationRow>, StoreError> {
+    sqlx::query(
+        "SELECT * FROM operations WHERE state IN ('queued', 'running', 'waiting', 'undoing') AND created_at < $1 ORDER BY created_at, id",
+    )
+    .bind(before)
+    .fetch_all(tx)
+    .await?
+    .iter()
+    .map(operation)
+    .collect()
+}
+
+/// Operations that are stuck, and that nobody has abandoned or dealt with since, oldest first.
+pub async fn stuck(tx: &mut Connection) -> Result<Vec<OperationRow>, StoreError> {
+    sqlx::query(
+        "SELECT * FROM operations o WHERE state = 'stuck' AND abandoned_at IS NULL AND NOT EXISTS
+         (SELECT 1 FROM operations l WHERE l.app_id = o.app_id AND (l.created_at, l.id) > (o.created_at, o.id)) ORDER BY created_at, id",
+    )
+    .fetch_all(tx)
+    .await?
+    .iter()
+    .map(operation)
+    .collect()
+}
+
+/// Forgets operations that ended before `before`, but not the latest of an app that is there; at most `limit`; how many.
+pub async fn forget_ended(tx: &mut Connection, before: UnixMs, limit: i64) -> Result<u64, StoreError> {
+    let deleted = sqlx::query(
+        "DELETE FROM operations WHERE id IN (SELECT id FROM operations o WHERE state IN ('done', 'undone', 'stuck') AND finished_at < $1 AND NOT
+         (EXISTS (SELECT 1 FROM apps a WHERE a.id = o.app_id) AND NOT EXISTS
+         (SELECT 1 FROM operations l WHERE l.app_id = o.app_id AND (l.created_at, l.id) > (o.created_at, o.id))) LIMIT $2)",
+    )
+    .bind(before)
+    .bind(limit)
+    .execute(tx)
+    .await?;
+    Ok(deleted.rows_affected())
 }
 
 /// The latest operation of an app.

@@ -3,10 +3,11 @@
 
 use super::{
     Connection, StoreError,
-    row::{number, parse},
+    row::{get, number, parse},
 };
 use crate::clock::UnixMs;
-use std::{collections::BTreeSet, net::Ipv4Addr};
+use sqlx::sqlite::SqliteRow;
+use std::{collections::BTreeSet, fmt, net::Ipv4Addr};
 
 /// How long a choice that a node refused is not offered again, milliseconds.
 pub const REFUSED_FOR_MS: i64 = 24 * 3600 * 1000;
@@ -201,6 +202,106 @@ pub async fn refuse(
     .execute(tx)
     .await?;
     Ok(())
+}
+
+/// Forgets choices that were refused before `before`; at most `limit`; how many.
+pub async fn forget_refused(tx: &mut Connection, before: UnixMs, limit: i64) -> Result<u64, StoreError> {
+    let deleted = sqlx::query(
+        "DELETE FROM refused_choices WHERE rowid IN (SELECT rowid FROM refused_choices WHERE at < $1 LIMIT $2)",
+    )
+    .bind(before)
+    .bind(limit)
+    .execute(tx)
+    .await?;
+    Ok(deleted.rows_affected())
+}
+
+/// What is reserved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reserved {
+    /// A VMID for a generation of the app.
+    Vmid {
+        /// The number.
+        vmid: u32,
+        /// The generation.
+        generation: u32,
+    },
+    /// A public port.
+    Port(u16),
+    /// A static address.
+    Address(Ipv4Addr),
+}
+
+impl fmt::Display for Reserved {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Vmid { vmid, .. } => write!(f, "VMID {vmid}"),
+            Self::Port(port) => write!(f, "port {port}"),
+            Self::Address(address) => write!(f, "address {address}"),
+        }
+    }
+}
+
+/// One reservation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reservation {
+    /// Whose.
+    pub app_id: String,
+    /// Of what.
+    pub what: Reserved,
+    /// Since when.
+    pub created_at: UnixMs,
+}
+
+/// Every reservation of a host.
+pub async fn of_host(tx: &mut Connection, host_id: i64) -> Result<Vec<Reservation>, StoreError> {
+    let mut found = Vec::new();
+    for row in sqlx::query(
+        "SELECT vmid, generation, app_id, created_at FROM vmid_reservations WHERE host_id = $1 ORDER BY vmid",
+    )
+    .bind(host_id)
+    .fetch_all(&mut *tx)
+    .await?
+    {
+        let what = Reserved::Vmid {
+            vmid: number(&row, "vmid")?,
+            generation: number(&row, "generation")?,
+        };
+        found.push(reservation(&row, what)?);
+    }
+    for row in sqlx::query("SELECT port, app_id, created_at FROM port_reservations WHERE host_id = $1 ORDER BY port")
+        .bind(host_id)
+        .fetch_all(&mut *tx)
+        .await?
+    {
+        found.push(reservation(&row, Reserved::Port(number(&row, "port")?))?);
+    }
+    for row in
+        sqlx::query("SELECT address, app_id, created_at FROM address_reservations WHERE host_id = $1 ORDER BY address")
+            .bind(host_id)
+            .fetch_all(&mut *tx)
+            .await?
+    {
+        found.push(reservation(&row, Reserved::Address(parse(&row, "address")?))?);
+    }
+    Ok(found)
+}
+
+fn reservation(row: &SqliteRow, what: Reserved) -> Result<Reservation, StoreError> {
+    Ok(Reservation {
+        app_id: get(row, "app_id")?,
+        what,
+        created_at: get(row, "created_at")?,
+    })
+}
+
+/// Frees one reservation of an app.
+pub async fn free(tx: &mut Connection, app_id: &str, what: Reserved) -> Result<(), StoreError> {
+    match what {
+        Reserved::Vmid { vmid, .. } => free_vmid(tx, app_id, vmid).await,
+        Reserved::Port(port) => free_port(tx, app_id, port).await,
+        Reserved::Address(address) => free_address(tx, app_id, address).await,
+    }
 }
 
 /// The address that is reserved for an app, if its host has static ones.

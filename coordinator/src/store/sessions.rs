@@ -120,3 +120,15 @@ pub async fn alive(tx: &mut Connection, at: UnixMs, user_id: i64) -> Result<i64,
             .try_get(0)?,
     )
 }
+
+/// Forgets sessions that ended, or whose time was over, before `before`; at most `limit`; how many.
+pub async fn forget_ended(tx: &mut Connection, before: UnixMs, limit: i64) -> Result<u64, StoreError> {
+    let deleted = sqlx::query(
+        "DELETE FROM sessions WHERE id IN (SELECT id FROM sessions WHERE expires_at < $1 OR ended_at < $1 LIMIT $2)",
+    )
+    .bind(before)
+    .bind(limit)
+    .execute(tx)
+    .await?;
+    Ok(deleted.rows_affected())
+}

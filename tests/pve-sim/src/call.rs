@@ -229,6 +229,10 @@ impl Call<'_> {
                 while !path.exists() {
                     self.check_signals()?;
                     self.check_power()?;
+                    // Whoever would let it go on has taken the node away: without this it would wait for ever.
+                    if !self.layout().root().exists() {
+                        return Err(self.kill_self());
+                    }
                     self.node.clock.wait_a_little_for(&path);
                 }
                 Ok(())

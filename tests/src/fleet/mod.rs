@@ -233,6 +233,26 @@ impl Fleet {
         self.client.app_status(id, &["running"], PATIENCE).await
     }
 
+    /// The same on a node.
+    pub async fn deploy_on(&self, catalog_id: &str, hostname: &str, node: &str) -> Result<Value> {
+        let body = json!({"catalog_id": catalog_id, "hostname": hostname, "node": node});
+        let created = self.client.post("/api/apps", &body).await?.expect(201)?;
+        self.done(&created).await?;
+        let id = created["id"].as_str().context("an app without id")?;
+        self.client.app_status(id, &["running"], PATIENCE).await
+    }
+
+    /// Waits until the coordinator has noticed that a node is away.
+    pub async fn node_offline(&self, name: &str) -> Result<()> {
+        until(&format!("{name} offline"), PATIENCE, async || {
+            let nodes = self.client.get("/api/proxmox/nodes").await?.expect(200)?;
+            let nodes = nodes.as_array().context("nodes is not an array")?;
+            let away = nodes.iter().any(|n| n["name"] == name && n["status"] == "offline");
+            Ok(away.then_some(()))
+        })
+        .await
+    }
+
     /// Waits until the operation that an answer names is `done`, and answers the operation.
     pub async fn done(&self, answer: &Value) -> Result<Value> {
         let operation = answer["operation_id"]
@@ -298,10 +318,16 @@ impl Fleet {
         Ok(())
     }
 
-    /// Runs a command of the coordinator's executable, whether it serves or not, and answers its stdout.
-    pub fn coordinator_cli(&self, args: &[&str]) -> Result<String> {
+    /// A command of the coordinator's executable on this state, whether it serves or not.
+    pub fn coordinator_command(&self, args: &[&str]) -> std::process::Command {
         let mut command = CoordinatorProcess::command_line(&self.programs, self.folder.path());
-        let output = command.args(args).output()?;
+        command.args(args).stdin(std::process::Stdio::null());
+        command
+    }
+
+    /// Runs one and answers its stdout.
+    pub fn coordinator_cli(&self, args: &[&str]) -> Result<String> {
+        let output = self.coordinator_command(args).output()?;
         if !output.status.success() {
             bail!(
                 "{args:?} ({}): {}",

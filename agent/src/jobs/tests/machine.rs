@@ -188,8 +188,12 @@ async fn no_more_than_eight_act_at_once() {
     };
     steps.until_inside(9).await;
     assert_eq!(steps.times(), 9);
-    // Nor does an installation.
-    let Submission::Watch(_installs) = jobs.submit(install(98, "")).await else {
+    // Nor does an installation, on a container of its own.
+    let mut installs = install(98, "");
+    if let Verb::InstallRecipe { target: on, .. } = &mut installs.verb {
+        *on = target(501);
+    }
+    let Submission::Watch(_installs) = jobs.submit(installs).await else {
         panic!("runs")
     };
     steps.until_inside(10).await;

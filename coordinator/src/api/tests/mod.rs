@@ -5,10 +5,12 @@ mod adoption;
 mod apps;
 mod auth;
 mod catalog;
+mod every_kind;
 mod proxmox;
 mod settings;
 mod shapes;
 mod streams;
+mod upkeep;
 
 use super::*;
 use crate::{
@@ -94,7 +96,11 @@ pub(super) fn locs(body: &Value) -> Vec<String> {
 impl TestApi {
     /// Two nodes, no user.
     pub(super) async fn new() -> Self {
-        let world = World::new(2, false).await;
+        Self::over(World::new(2, false).await).await
+    }
+
+    /// Over that world, without its users.
+    pub(super) async fn over(world: World) -> Self {
         let mut tx = world.store.begin().await.unwrap();
         sqlx::query("DELETE FROM users").execute(&mut *tx).await.unwrap();
         tx.commit().await.unwrap();
@@ -126,6 +132,12 @@ impl TestApi {
                 secrets: world.secrets.clone(),
             }),
             operations: Operations::new(world.store.clone(), world.engine(1)),
+            upkeep: Upkeep::new(
+                world.store.clone(),
+                Arc::new(world.clock.clone()),
+                Arc::default(),
+                Arc::default(),
+            ),
             rescue: Rescue::new(
                 world.store.clone(),
                 Arc::new(world.clock.clone()),

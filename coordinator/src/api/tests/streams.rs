@@ -112,3 +112,29 @@ async fn a_stream_ends_with_its_token_and_with_its_session() {
         .unwrap()
         .unwrap();
 }
+
+#[tokio::test]
+async fn a_client_whose_place_is_no_longer_kept_is_told_so() {
+    let t = TestApi::new().await;
+    let ada = t.user("ada", Role::User).await;
+    t.post(&ada, "/api/apps", json!({"catalog_id": "nginx", "hostname": "my-web"}))
+        .await
+        .expect(201);
+    t.world.settle(&t.world.engine(1)).await;
+    t.api.shutdown.cancel();
+    let bearer = format!("Bearer {ada}");
+    let after = async |place: &str| {
+        let headers = [("authorization", bearer.as_str()), ("last-event-id", place)];
+        t.send("GET", "/api/events", &headers, "").await.text
+    };
+    assert!(!after("3").await.contains("event: gap"));
+    let mut tx = t.world.store.begin().await.unwrap();
+    let pruned = crate::store::events::prune(&mut tx, 5, 1000).await.unwrap();
+    tx.commit().await.unwrap();
+    assert!(pruned > 3);
+    let text = after("3").await;
+    assert!(text.starts_with("id: 3\nevent: gap\n"), "{text}");
+    assert_eq!(ids(&text).len(), 6, "the gap, and what is kept: {text}");
+    let oldest = ids(&text)[1];
+    assert!(!after(&(oldest - 1).to_string()).await.contains("event: gap"));
+}

@@ -15,7 +15,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::sync::{Notify, broadcast, mpsc, watch};
 
 /// What goes wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,6 +87,8 @@ pub(crate) struct Model {
     pub(crate) online: bool,
     /// It never answers.
     pub(crate) hangs: bool,
+    /// An inventory is given when that is let go.
+    pub(crate) holds_inventory: bool,
     /// A command of this step waits until it is cancelled.
     pub(crate) waits_at: Option<&'static str>,
     /// It is at work by then: it is carried out nevertheless.
@@ -98,6 +100,12 @@ pub(crate) struct Model {
     /// A container that the command just carried out has sent to the node of that name.
     pub(super) sent: Option<(u32, String)>,
     pub(crate) no_quorum: bool,
+    /// What it cannot read.
+    pub(crate) unreadable: Vec<String>,
+    /// Containers of nobody.
+    pub(crate) adoptable: BTreeSet<u32>,
+    /// Ownership records without a container.
+    pub(crate) stray_records: BTreeMap<u32, Owner>,
     pub(crate) stranger_vmids: BTreeSet<u32>,
     pub(crate) stranger_ports: BTreeSet<u16>,
     pub(crate) stranger_addresses: BTreeSet<Ipv4Addr>,
@@ -108,7 +116,7 @@ pub(crate) struct Model {
     pub(crate) memory_waits: bool,
     /// How often a container was really made.
     pub(crate) made: u32,
-    /// How many commands are being carried out now, and the most that ever were.
+    /// How many commands that load the node are being carried out now, and the most that ever were.
     pub(crate) busy: usize,
     pub(crate) busiest: usize,
     journal: HashMap<(OperationId, StepKey), Result<Outcome, Fault>>,
@@ -123,8 +131,10 @@ pub(crate) struct FakeNodes {
     pub(crate) seen: Mutex<Vec<Command>>,
     changes: broadcast::Sender<NodeChange>,
     cancels: watch::Sender<BTreeSet<OperationId>>,
-    /// How many commands wait to be cancelled.
+    /// How many commands have waited to be cancelled or to be let go.
     pub(crate) waiting: watch::Sender<usize>,
+    /// Lets go of inventories.
+    pub(crate) let_go: Notify,
 }
 
 impl FakeNodes {
@@ -147,6 +157,7 @@ impl FakeNodes {
             changes: broadcast::channel(64).0,
             cancels: watch::Sender::default(),
             waiting: watch::Sender::default(),
+            let_go: Notify::new(),
         })
     }
 
@@ -235,6 +246,11 @@ impl FakeNodes {
                 return Err(Fault::new(FaultKind::Cancelled, "cancelled while it waited").into());
             }
         }
+        if command.verb == Verb::Inventory && self.model(node, |m| m.holds_inventory) {
+            let let_go = self.let_go.notified();
+            self.waiting.send_modify(|count| *count += 1);
+            let_go.await;
+        }
         let wrong = self.spring(&command.step);
         match wrong {
             Some(Wrong::LoseBefore) => return Err(CommandError::Lost),
@@ -267,13 +283,21 @@ impl FakeNodes {
             Some(Wrong::Stop) => self.model(node, |m| m.containers.values_mut().for_each(|c| c.running = false)),
             _ => {}
         }
+        let loads = !matches!(
+            command.verb,
+            Verb::EnsureTemplate { .. }
+                | Verb::AwaitNetwork { .. }
+                | Verb::InstallRecipe { .. }
+                | Verb::RewriteValues { .. }
+                | Verb::AwaitHealthy { .. }
+        );
         self.model(node, |m| {
-            m.busy += 1;
+            m.busy += usize::from(loads);
             m.busiest = m.busiest.max(m.busy);
         });
         tokio::task::yield_now().await;
         let result = self.model(node, |m| {
-            m.busy -= 1;
+            m.busy -= usize::from(loads);
             let fault =
                 |kind| Err(Fault::new(kind, format!("the trap says {kind:?}")).with_detail("a line of the tool"));
             let result = match wrong {
@@ -330,6 +354,16 @@ pub(crate) fn inventory(model: &Model) -> Inventory {
         memory_mb: None,
         cpu_cores: None,
     };
+    let nobodys = |vmid: &u32| ContainerObserved {
+        vmid: Vmid::new(*vmid).unwrap(),
+        hostname: Some("somebody".into()),
+        state: RunState::Stopped,
+        lock: None,
+        owner: None,
+        addresses: vec![],
+        memory_mb: None,
+        cpu_cores: None,
+    };
     let published = |(port, target): (&u16, &Target)| PublishedObserved {
         public_port: *port,
         owner: target.owner.clone(),
@@ -339,8 +373,13 @@ pub(crate) fn inventory(model: &Model) -> Inventory {
     };
     Inventory {
         quorate: !model.no_quorum,
-        unreadable: vec![],
-        containers: model.containers.iter().map(observed).collect(),
+        unreadable: model.unreadable.clone(),
+        containers: model
+            .containers
+            .iter()
+            .map(observed)
+            .chain(model.adoptable.iter().map(nobodys))
+            .collect(),
         elsewhere: model
             .elsewhere
             .iter()
@@ -375,15 +414,18 @@ fn act(model: &mut Model, command: &Command) -> Result<Outcome, Fault> {
     match &command.verb {
         Verb::Inventory => Ok(Outcome::Inventory(Box::new(inventory(model)))),
         Verb::Records => {
-            let record = |(vmid, container): (&u32, &Container)| {
-                Some(RecordObserved {
-                    vmid: Vmid::new(*vmid).unwrap(),
-                    owner: container.owner.clone()?,
-                    operation: command.operation,
-                    began_unix_s: 0,
-                })
+            let record = |vmid: u32, owner: &Owner| RecordObserved {
+                vmid: Vmid::new(vmid).unwrap(),
+                owner: owner.clone(),
+                operation: command.operation,
+                began_unix_s: 0,
             };
-            Ok(Outcome::Records(model.containers.iter().filter_map(record).collect()))
+            let of_containers = model
+                .containers
+                .iter()
+                .filter_map(|(vmid, c)| Some(record(*vmid, c.owner.as_ref()?)));
+            let stray = model.stray_records.iter().map(|(vmid, owner)| record(*vmid, owner));
+            Ok(Outcome::Records(of_containers.chain(stray).collect()))
         }
         Verb::Confirm(confirm) => {
             if model.stranger_vmids.contains(&confirm.vmid.get()) {

@@ -6,7 +6,10 @@ use super::{
 };
 use crate::{
     clock::{Clock, SharedClock},
-    domain::app_state::Status,
+    domain::{
+        app_state::Status,
+        settings::{Group as _, OperationSettings},
+    },
     events::Bus,
     nodes::{SharedQueries, inventories::Inventories},
     operations::{
@@ -23,7 +26,7 @@ use crate::{
         apps::{self, AppRow, Resources},
         operation_secrets,
         operations::{self, OperationRow},
-        reservations,
+        reservations, settings,
     },
 };
 use proximity_protocol::{
@@ -138,6 +141,15 @@ impl World {
             .await
             .unwrap();
         }
+        // In virtual time each wait would be over before any answer.
+        let patient = OperationSettings {
+            no_progress_alarm_s: 0,
+            no_answer_s: 0,
+            ..OperationSettings::default()
+        };
+        settings::put(&mut tx, 0, None, OperationSettings::NAME, &patient)
+            .await
+            .unwrap();
         tx.commit().await.unwrap();
         Self {
             nodes: FakeNodes::new(&ids),
@@ -154,6 +166,17 @@ impl World {
     /// As many nodes as an operation of that kind goes to.
     pub(crate) async fn of(kind_name: &str) -> Self {
         Self::new(if kind_name == "migrate" { 2 } else { 1 }, true).await
+    }
+
+    /// Changes the settings of operations.
+    pub(crate) async fn set(&self, change: impl FnOnce(&mut OperationSettings)) {
+        let mut tx = self.store.begin().await.unwrap();
+        let mut now: OperationSettings = settings::get(&mut tx, OperationSettings::NAME).await.unwrap().unwrap();
+        change(&mut now);
+        settings::put(&mut tx, 0, None, OperationSettings::NAME, &now)
+            .await
+            .unwrap();
+        tx.commit().await.unwrap();
     }
 
     pub(crate) fn node(&self) -> NodeId {
@@ -276,6 +299,33 @@ impl World {
                 m.published.insert(8000, target);
             }
         });
+    }
+
+    /// Another operation on an app that is there, queued.
+    pub(crate) async fn queue_again(&self, kind_name: &str, app_id: &str) -> OperationId {
+        let mut tx = self.store.begin().await.unwrap();
+        let app = apps::by_id(&mut tx, app_id).await.unwrap().unwrap();
+        let params = serde_json::to_value(ActionParams {
+            previous: app.status,
+            health_timeout_s: 60,
+        })
+        .unwrap();
+        let requester = Requester {
+            name: "ada".into(),
+            request_id: None,
+        };
+        let id = submit::queue(
+            &mut tx,
+            self.clock.now_ms(),
+            kind(kind_name).unwrap(),
+            &app,
+            params,
+            &requester,
+        )
+        .await
+        .unwrap();
+        tx.commit().await.unwrap();
+        id
     }
 
     pub(crate) async fn operation(&self, id: OperationId) -> OperationRow {

@@ -126,6 +126,7 @@ impl Apps {
                     other.kind, app.hostname, other.id
                 )));
             }
+            self.check_room(&mut tx, app.node_id, &listed.node_name).await?;
         }
         for other in &under_way {
             operations::request_cancel(&mut tx, other.id).await?;

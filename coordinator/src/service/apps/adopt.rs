@@ -136,6 +136,7 @@ impl Apps {
         let now = self.deps().clock.now_ms();
         let mut tx = self.deps().store.begin().await?;
         managed(&mut tx, &node, vmid).await?;
+        self.check_room(&mut tx, node.id, &node.name).await?;
         let id = self.new_id(&mut tx, &guess.kind).await?;
         let app = id.as_str();
         match reservations::take_vmid(&mut tx, now, node.host_id, vmid.get(), app, 1).await {

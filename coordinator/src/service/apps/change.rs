@@ -168,6 +168,9 @@ impl Apps {
         work: Work,
     ) -> Result<OperationId, ServiceError> {
         let now = self.deps().clock.now_ms();
+        let node = fleet::node_by_id(&mut *tx, app.node_id).await?;
+        let node = node.map_or_else(|| "its node".to_owned(), |node| node.name);
+        self.check_room(&mut *tx, app.node_id, &node).await?;
         let catalog = self.deps().catalog.current();
         let native = catalog.get(&app.catalog_id).and_then(|entry| entry.native().ok());
         let mut config = app.config.as_object().cloned().unwrap_or_default();

@@ -79,6 +79,7 @@ impl Apps {
         let nodes = fleet::nodes(&mut tx).await?;
         let wanted = self.wanted(&mut tx, body, &checked, entry, &nodes).await?;
         let meant = self.meant(&mut tx, body, &nodes).await?;
+        let meant = self.with_room(&mut tx, meant).await?;
         let hostname = &checked.hostname;
         if apps::hostname_taken(&mut tx, hostname.as_str()).await? {
             return Err(ServiceError::Conflict(format!(

@@ -14,6 +14,7 @@ mod examine;
 mod input;
 mod place;
 mod quota;
+mod room;
 #[cfg(test)]
 mod tests;
 mod view;

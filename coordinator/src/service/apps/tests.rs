@@ -4,6 +4,7 @@
 mod adoption;
 mod changes;
 mod draining;
+mod queue;
 
 use super::*;
 use crate::{
