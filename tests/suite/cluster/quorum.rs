@@ -4,8 +4,10 @@ use super::{Held, app, ask, cluster, delete, deploy, serves_on, settled, tasks, 
 use proximity_tests::{
     api::page,
     fleet::{Fleet, SHARED_STORAGE},
+    process::{PATIENCE, until},
 };
 use pve_sim::At;
+use serde_json::json;
 
 /// The tools of a deployment at which the quorum is lost: tool, subcommand, moment, calls to let pass.
 const POINTS: &[(&str, &str, At, u64)] = &[
@@ -32,6 +34,7 @@ async fn lose_and_find(fleet: &Fleet, number: usize) {
         let _ = std::fs::remove_dir_all(cache);
     }
     let made = tasks(fleet, "vzcreate");
+    takes_apps_again(fleet).await;
     let held = Held::at(fleet, 0, tool, sub, at, skip);
     let created = ask(fleet, &format!("app-{number}"), "pve1").await;
     held.reached(fleet).await;
@@ -56,6 +59,17 @@ async fn lose_and_find(fleet: &Fleet, number: usize) {
     settled(fleet).await;
     fleet.done(&delete(fleet, id).await).await.unwrap();
     settled(fleet).await;
+}
+
+/// Waits until the coordinator knows of the quorum that is there again.
+async fn takes_apps_again(fleet: &Fleet) {
+    let body = json!({"catalog_id": "nginx", "hostname": "would-be", "node": "pve1"});
+    until("pve1 takes apps again", PATIENCE, async || {
+        let plan = fleet.client.post("/api/apps?dry_run=true", &body).await?;
+        Ok((plan.status == 200).then_some(()))
+    })
+    .await
+    .unwrap_or_else(|error| panic!("{error:#}\n{}", fleet.logs()));
 }
 
 #[tokio::test(flavor = "multi_thread")]
