@@ -93,7 +93,15 @@ impl Body for HollowBody {
             let path = folder.join(name);
             fs::create_dir_all(&path).map_err(io_at(&path))?;
         }
-        let bytes = archive::unpack(archive, &ct.layout.guest_dir(ct.vmid))?.unwrap_or(TEMPLATE_BYTES);
+        let bytes = match archive::unpack(archive, &ct.layout.guest_dir(ct.vmid))? {
+            Some(bytes) => bytes,
+            None => {
+                let path = folder.join("etc/passwd");
+                fs::create_dir_all(folder.join("etc")).map_err(io_at(&folder))?;
+                fs::write(&path, "root:x:0:0:root:/root:/bin/bash\n").map_err(io_at(&path))?;
+                TEMPLATE_BYTES
+            }
+        };
         if ct.interrupted.yes() {
             self.destroy(ct)?;
             return Err(BodyError::Interrupted);
