@@ -1,6 +1,9 @@
 //! The typed verbs that an agent knows, and its answers. There is no verb that runs a command line.
 
 use crate::{
+    backup::{
+        ArchiveRef, ArchiveTested, ArchivesToDelete, BackupFacts, BackupMade, BackupQuestion, BackupSpec, RestoreSpec,
+    },
     examined::{Adopted, Examination},
     fault::Fault,
     ids::{
@@ -134,6 +137,35 @@ pub enum Verb {
         /// The node.
         to: NodeName,
     },
+    /// Tells how backups, restores and clones would go. Reads only; not journaled.
+    BackupFacts(BackupQuestion),
+    /// There is an archive of the container that this operation made.
+    EnsureBackedUp(BackupSpec),
+    /// The archive can be read from its beginning to its end.
+    TestArchive {
+        /// Which.
+        archive: ArchiveRef,
+        /// What its file has to add up to; `None`: not known yet.
+        sha256: Option<[u8; 32]>,
+    },
+    /// The archives, and what belongs to them, are gone.
+    EnsureArchivesDeleted(ArchivesToDelete),
+    /// There is a container that was made of the archive.
+    EnsureRestored(RestoreSpec),
+    /// The container starts with its node, or does not. The only key of an adopted one that is ever written.
+    EnsureOnboot {
+        /// The container.
+        target: Target,
+        /// Whether it does.
+        onboot: bool,
+    },
+    /// The container answers, and the files of a system are in it.
+    CheckFiles {
+        /// The container.
+        target: Target,
+        /// Bound, seconds.
+        timeout_s: u32,
+    },
 }
 
 /// A container that a verb acts on: refused unless the node's ownership record says the same.
@@ -164,7 +196,7 @@ pub struct Confirm {
 
 impl Verb {
     /// The word of each verb, as [`Verb::name`] gives it.
-    pub const NAMES: [&str; 20] = [
+    pub const NAMES: [&str; 27] = [
         "inventory",
         "confirm",
         "ensure_template",
@@ -185,6 +217,13 @@ impl Verb {
         "ensure_grown",
         "rewrite_values",
         "ensure_migrated",
+        "backup_facts",
+        "ensure_backed_up",
+        "test_archive",
+        "ensure_archives_deleted",
+        "ensure_restored",
+        "ensure_onboot",
+        "check_files",
     ];
 
     /// One word for logs, policy file and metrics.
@@ -210,6 +249,13 @@ impl Verb {
             Verb::EnsureGrown { .. } => "ensure_grown",
             Verb::RewriteValues { .. } => "rewrite_values",
             Verb::EnsureMigrated { .. } => "ensure_migrated",
+            Verb::BackupFacts(_) => "backup_facts",
+            Verb::EnsureBackedUp(_) => "ensure_backed_up",
+            Verb::TestArchive { .. } => "test_archive",
+            Verb::EnsureArchivesDeleted(_) => "ensure_archives_deleted",
+            Verb::EnsureRestored(_) => "ensure_restored",
+            Verb::EnsureOnboot { .. } => "ensure_onboot",
+            Verb::CheckFiles { .. } => "check_files",
         }
     }
 
@@ -217,7 +263,7 @@ impl Verb {
     pub fn reads_only(&self) -> bool {
         matches!(
             self,
-            Verb::Inventory | Verb::Confirm(_) | Verb::Records | Verb::Examine { .. }
+            Verb::Inventory | Verb::Confirm(_) | Verb::Records | Verb::Examine { .. } | Verb::BackupFacts(_)
         )
     }
 
@@ -241,7 +287,16 @@ impl Verb {
             | Verb::EnsureConfigured { target, .. }
             | Verb::EnsureGrown { target, .. }
             | Verb::RewriteValues { target, .. }
-            | Verb::EnsureMigrated { target, .. } => Some(target.vmid),
+            | Verb::EnsureMigrated { target, .. }
+            | Verb::EnsureOnboot { target, .. }
+            | Verb::CheckFiles { target, .. } => Some(target.vmid),
+            Verb::EnsureRestored(spec) => Some(spec.vmid),
+            Verb::BackupFacts(question) => question.target.as_ref().map(|target| target.vmid),
+            Verb::EnsureBackedUp(spec) => Some(spec.target.vmid),
+            Verb::TestArchive { archive, .. } | Verb::EnsureArchivesDeleted(ArchivesToDelete::One(archive)) => {
+                Some(archive.vmid)
+            }
+            Verb::EnsureArchivesDeleted(ArchivesToDelete::OfThisOperation { target, .. }) => Some(target.vmid),
         }
     }
 
@@ -264,7 +319,16 @@ impl Verb {
             | Verb::EnsureConfigured { target, .. }
             | Verb::EnsureGrown { target, .. }
             | Verb::RewriteValues { target, .. }
-            | Verb::EnsureMigrated { target, .. } => Some(&target.owner.app),
+            | Verb::EnsureMigrated { target, .. }
+            | Verb::EnsureOnboot { target, .. }
+            | Verb::CheckFiles { target, .. } => Some(&target.owner.app),
+            Verb::EnsureRestored(spec) => Some(&spec.owner.app),
+            Verb::BackupFacts(question) => question.target.as_ref().map(|target| &target.owner.app),
+            Verb::EnsureBackedUp(spec) => Some(&spec.target.owner.app),
+            Verb::TestArchive { archive, .. } | Verb::EnsureArchivesDeleted(ArchivesToDelete::One(archive)) => {
+                Some(&archive.app)
+            }
+            Verb::EnsureArchivesDeleted(ArchivesToDelete::OfThisOperation { target, .. }) => Some(&target.owner.app),
         }
     }
 }
@@ -314,6 +378,12 @@ pub enum Outcome {
         /// What the root volume has, GiB, rounded down.
         disk_gb: u32,
     },
+    /// Of `BackupFacts`.
+    BackupFacts(Box<BackupFacts>),
+    /// Of `EnsureBackedUp`.
+    BackedUp(Box<BackupMade>),
+    /// Of `TestArchive`.
+    Tested(ArchiveTested),
 }
 
 /// What an agent sends on a command's stream. Append only.

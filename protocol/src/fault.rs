@@ -56,6 +56,12 @@ pub enum FaultKind {
     MovedToOtherNode,
     /// The operator asked to stop.
     Cancelled,
+    /// The backup's archive is not on its storage any more.
+    ArchiveMissing,
+    /// The backup's archive cannot be read, or is not what it was.
+    ArchiveDamaged,
+    /// It cannot be done with this container or storage, whoever asks and however often; the message says what could be instead.
+    NotPossible,
 }
 
 impl FaultKind {

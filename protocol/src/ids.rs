@@ -201,6 +201,21 @@ text_id!(
         }
 );
 text_id!(
+    /// A Proxmox volume id of a backup, e.g. `local:backup/vzdump-lxc-100-2026_11_22-21_11_12.tar.zst` or, on a Proxmox Backup Server,
+    /// `pbs:backup/ct/100/2026-11-22T20:11:12Z`.
+    ArchiveId,
+    "storage:backup/name, at most 255 characters of letters, digits and '-', '_', '.', '/', '+', ':'",
+    |text| text.len() <= 255
+        && match text.split_once(':') {
+            Some((storage, path)) =>
+                StorageId::new(storage).is_ok()
+                    && path.strip_prefix("backup/").is_some_and(|name| !name.is_empty())
+                    && path.split('/').all(|part| !part.is_empty() && !part.starts_with('.'))
+                    && path.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_./+:".contains(&b)),
+            None => false,
+        }
+);
+text_id!(
     /// An Ethernet address as Proxmox writes it, e.g. `BC:24:11:85:80:3C`.
     MacAddress,
     "six pairs of upper-case hexadecimal digits joined by ':', unicast",
@@ -208,6 +223,19 @@ text_id!(
         && text.bytes().enumerate().all(|(i, b)| if i % 3 == 2 { b == b':' } else { b.is_ascii_digit() || (b'A'..=b'F').contains(&b) })
         && matches!(text.as_bytes()[1], b'0' | b'2' | b'4' | b'6' | b'8' | b'A' | b'C' | b'E')
 );
+
+impl ArchiveId {
+    /// The storage that it is on.
+    pub fn storage(&self) -> StorageId {
+        let (storage, _) = self.0.split_once(':').unwrap_or((&self.0, ""));
+        StorageId::new(storage).expect("it was checked as a part of the whole")
+    }
+
+    /// What comes after `backup/`: the name of its file, where there is one.
+    pub fn name(&self) -> &str {
+        self.0.split_once(":backup/").map_or("", |(_, name)| name)
+    }
+}
 
 impl AppId {
     /// Puts an app's id together from its catalog entry and 32 random bits.

@@ -1,6 +1,6 @@
 //! What the coordinator and its agents say to each other.
 //!
-//! This crate is pure: no clock, no socket, no file. It holds the vocabulary ([`ids`], [`spec`], [`observed`], [`examined`], [`command`], [`event`], [`fault`]),
+//! This crate is pure: no clock, no socket, no file. It holds the vocabulary ([`ids`], [`spec`], [`backup`], [`observed`], [`examined`], [`command`], [`event`], [`fault`]),
 //! the frames ([`codec`]), the join token ([`token`]), and the order of messages ([`session`]).
 //!
 //! # One connection, in order
@@ -23,6 +23,7 @@
 //!
 //! Wire structs never change once released. New data is a new enum variant at the end. The hex snapshots in `tests/snapshots.rs` freeze every message.
 
+pub mod backup;
 pub mod codec;
 pub mod command;
 pub mod enquiry;

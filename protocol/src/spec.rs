@@ -171,7 +171,13 @@ pub struct OutOfBounds {
     pub rule: &'static str,
 }
 
-fn within(field: &'static str, value: u64, min: u64, max: u64, rule: &'static str) -> Result<(), OutOfBounds> {
+pub(crate) fn within(
+    field: &'static str,
+    value: u64,
+    min: u64,
+    max: u64,
+    rule: &'static str,
+) -> Result<(), OutOfBounds> {
     if (min..=max).contains(&value) {
         Ok(())
     } else {
@@ -203,15 +209,22 @@ impl ContainerSpec {
                 rule: "each path once",
             });
         }
-        within("network.dns", self.network.dns.len() as u64, 0, 3, "at most 3")?;
-        if let Some(vlan) = self.network.vlan {
+        self.network.check()
+    }
+}
+
+impl NetworkSpec {
+    /// Checks numbers and addresses; the agent calls it on everything that it receives.
+    pub fn check(&self) -> Result<(), OutOfBounds> {
+        within("network.dns", self.dns.len() as u64, 0, 3, "at most 3")?;
+        if let Some(vlan) = self.vlan {
             within("network.vlan", vlan.into(), 1, 4094, "1 to 4094")?;
         }
         if let AddressSpec::Static {
             address,
             prefix,
             gateway,
-        } = &self.network.address
+        } = &self.address
         {
             within("network.prefix", (*prefix).into(), 1, 30, "1 to 30")?;
             let mask = u32::MAX << (32 - u32::from(*prefix));

@@ -82,10 +82,10 @@ fn no_variant_is_without_a_sample() {
         ("leave_reply.refused.", 4, "leave_reply.refused.UnknownKey", 12),
         ("enroll_reply.", 2, "enroll_reply.granted", 8),
         ("enroll_reply.refused.", 11, "enroll_reply.refused.Spent", 12),
-        ("command.", 20, "command.inventory", -4),
+        ("command.", 27, "command.inventory", -4),
         ("reply.", 3, "reply.accepted", 8),
-        ("reply.finished.", 12, "reply.finished.done", -4),
-        ("reply.fault.", 25, "reply.fault.Locked", 16),
+        ("reply.finished.", 15, "reply.finished.done", -4),
+        ("reply.fault.", 28, "reply.fault.Locked", 16),
     ] {
         let sample = samples.iter().find(|sample| sample.name == base).unwrap();
         let at = if at < 0 {

@@ -2,6 +2,10 @@
 
 use super::{EPOCH, Sample, conversation::inventory, fault, operation, owner, sample, step, vmid};
 use proximity_protocol::{
+    backup::{
+        ArchiveFacts, ArchiveRef, ArchiveTested, ArchivesToDelete, BackupFacts, BackupMade, BackupMode, BackupQuestion,
+        BackupSpec, Compression, ContainerBackupFacts, PlaceQuestion, RestoreSpec, RestoredNetwork, VolumeBackupFacts,
+    },
     command::{Command, Confirm, Outcome, Progress, Reply, Target, Verb},
     examined::{Adopted, Examination, Examined, Listening, OtherGuest, Permission},
     fault::FaultKind,
@@ -13,6 +17,7 @@ use proximity_protocol::{
 pub(super) fn all() -> Vec<Sample> {
     let mut all: Vec<Sample> = verbs()
         .into_iter()
+        .chain(backup_verbs())
         .map(|(name, verb)| {
             sample(
                 format!("command.{name}"),
@@ -34,6 +39,7 @@ pub(super) fn all() -> Vec<Sample> {
     all.extend(
         outcomes()
             .into_iter()
+            .chain(backup_outcomes())
             .map(|(name, outcome)| sample(format!("reply.finished.{name}"), &Reply::Finished(Ok(outcome)))),
     );
     all.extend(faults().map(|kind| sample(format!("reply.fault.{kind:?}"), &Reply::Finished(Err(fault(kind))))));
@@ -71,6 +77,156 @@ fn spec(address: AddressSpec) -> ContainerSpec {
         }],
         keyctl: true,
     }
+}
+
+fn archive() -> ArchiveRef {
+    ArchiveRef {
+        archive: "local:backup/vzdump-lxc-104-2026_11_22-21_11_12.tar.zst"
+            .parse()
+            .unwrap(),
+        app: owner().app,
+        vmid: vmid(),
+    }
+}
+
+fn backup_spec(mode: BackupMode, compression: Compression) -> Verb {
+    Verb::EnsureBackedUp(BackupSpec {
+        target: target(),
+        storage: "local".parse().unwrap(),
+        mode,
+        compression,
+    })
+}
+
+fn backup_verbs() -> Vec<(&'static str, Verb)> {
+    let question = BackupQuestion {
+        target: Some(target()),
+        storage: Some("local".parse().unwrap()),
+        archive: Some(archive()),
+        place: Some(PlaceQuestion {
+            vmid: vmid(),
+            owner: owner(),
+            storage: "local-lvm".parse().unwrap(),
+            bridge: Some("vmbr0".parse().unwrap()),
+        }),
+    };
+    let nothing = BackupQuestion {
+        target: None,
+        storage: None,
+        archive: None,
+        place: None,
+    };
+    vec![
+        ("backup_facts", Verb::BackupFacts(question)),
+        ("backup_facts.nothing", Verb::BackupFacts(nothing)),
+        ("ensure_backed_up", backup_spec(BackupMode::Snapshot, Compression::Zstd)),
+        (
+            "ensure_backed_up.suspend",
+            backup_spec(BackupMode::Suspend, Compression::Gzip),
+        ),
+        ("ensure_backed_up.stop", backup_spec(BackupMode::Stop, Compression::Lzo)),
+        (
+            "test_archive",
+            Verb::TestArchive {
+                archive: archive(),
+                sha256: Some([0xCD; 32]),
+            },
+        ),
+        (
+            "ensure_archives_deleted",
+            Verb::EnsureArchivesDeleted(ArchivesToDelete::One(archive())),
+        ),
+        (
+            "ensure_archives_deleted.of_this_operation",
+            Verb::EnsureArchivesDeleted(ArchivesToDelete::OfThisOperation {
+                target: target(),
+                storage: "local".parse().unwrap(),
+            }),
+        ),
+        ("ensure_restored", restore(RestoredNetwork::Of(target()))),
+        ("ensure_restored.as_saved", restore(RestoredNetwork::AsSaved)),
+        (
+            "ensure_restored.replaced",
+            restore(RestoredNetwork::Replaced(spec(AddressSpec::Dhcp).network)),
+        ),
+        ("ensure_restored.cut", restore(RestoredNetwork::Cut)),
+        (
+            "ensure_onboot",
+            Verb::EnsureOnboot {
+                target: target(),
+                onboot: true,
+            },
+        ),
+        (
+            "check_files",
+            Verb::CheckFiles {
+                target: target(),
+                timeout_s: 60,
+            },
+        ),
+    ]
+}
+
+fn restore(network: RestoredNetwork) -> Verb {
+    Verb::EnsureRestored(RestoreSpec {
+        vmid: vmid(),
+        owner: owner(),
+        archive: archive(),
+        storage: "local-lvm".parse().unwrap(),
+        hostname: Some("my-nginx".parse().unwrap()),
+        network,
+        settings: Settings {
+            cpu_cores: Some(2),
+            memory_mb: None,
+            swap_mb: Some(0),
+        },
+        disk_gb: Some(4),
+        of_adopted: false,
+    })
+}
+
+fn backup_outcomes() -> Vec<(&'static str, Outcome)> {
+    let volumes = vec![VolumeBackupFacts {
+        key: "mp0".into(),
+        path: "/srv".into(),
+        storage_kind: "lvmthin".into(),
+        left_out: Some("backup=1 is not set".into()),
+    }];
+    let facts = BackupFacts {
+        container: Some(ContainerBackupFacts {
+            running: true,
+            onboot: true,
+            ha_managed: false,
+            waits_for: Some("a backup (vzdump)".into()),
+            volumes: volumes.clone(),
+        }),
+        storage_trouble: Some("it is not mounted".into()),
+        archive: Some(ArchiveFacts {
+            size_bytes: Some(57_127_923),
+            volumes: volumes.clone(),
+            refused: None,
+        }),
+    };
+    let made = BackupMade {
+        archive: archive().archive,
+        format: "tar.zst".into(),
+        size_bytes: Some(57_127_923),
+        mode: BackupMode::Suspend,
+        volumes,
+        duration_s: 8,
+        log: "INFO: Backup job finished successfully\n".into(),
+    };
+    vec![
+        ("backup_facts", Outcome::BackupFacts(Box::new(facts))),
+        ("backed_up", Outcome::BackedUp(Box::new(made))),
+        (
+            "tested",
+            Outcome::Tested(ArchiveTested {
+                sha256: Some([0xCD; 32]),
+                entries: Some(8485),
+            }),
+        ),
+    ]
 }
 
 fn verbs() -> Vec<(&'static str, Verb)> {
@@ -293,7 +449,7 @@ fn examination() -> Examination {
     }
 }
 
-fn faults() -> [FaultKind; 25] {
+fn faults() -> [FaultKind; 28] {
     use FaultKind::*;
     [
         Malformed,
@@ -321,5 +477,8 @@ fn faults() -> [FaultKind; 25] {
         Internal,
         MovedToOtherNode,
         Cancelled,
+        ArchiveMissing,
+        ArchiveDamaged,
+        NotPossible,
     ]
 }
