@@ -11,13 +11,15 @@
 //! | `jobs` | intake, journal, the machine that runs a job once; `jobs/steps` one file per verb |
 //! | `host` | the port to the machine: the only spawner of processes, the only reader of host files |
 //! | `pve` | argv builder and parsers, pure |
-//! | `ownership` | root-only records of what is ours |
+//! | `ownership` | root-only records of which containers are ours |
+//! | `archives` | root-only records of which backups are ours |
 //! | `publish` | the nftables table `proximity` |
 //! | `facts` | figures and facts read without forking |
 //! | `policy` | the node's own policy file, read by nobody else |
 //! | `doctor` | what may be wrong with the node, looked at and said; changes nothing |
 //! | `leave` | undoing a join, with what goes and what stays |
 
+mod archives;
 pub mod assemble;
 pub mod cli;
 pub mod config;

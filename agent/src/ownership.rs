@@ -33,6 +33,9 @@ pub(crate) struct OwnershipRecord {
     /// Our tool began to make it and did not finish: what lies half made under the number may be ours.
     #[serde(default)]
     pub(crate) interrupted: bool,
+    /// It was made in the place of an adopted one, and can be let go like that.
+    #[serde(default)]
+    pub(crate) of_adopted: bool,
     /// After it was made.
     pub(crate) root_volume: Option<String>,
     /// After it was made.
@@ -49,6 +52,7 @@ impl OwnershipRecord {
             began_unix_s,
             adopted: false,
             interrupted: false,
+            of_adopted: false,
             root_volume: None,
             mac: None,
         }
@@ -251,7 +255,9 @@ mod tests {
         assert!(adopted(&bare).is_of(&bare) && !adopted(&bare).is_of(&Conf::parse("rootfs: other:100/x\n")));
         // A record of an earlier version says nothing of adoption.
         let mut old = serde_json::to_value(record()).unwrap();
-        old.as_object_mut().unwrap().remove("adopted");
+        for later in ["adopted", "of_adopted"] {
+            old.as_object_mut().unwrap().remove(later);
+        }
         assert_eq!(serde_json::from_value::<OwnershipRecord>(old).unwrap(), record());
     }
 }

@@ -21,6 +21,7 @@ pub use parse::Mistake;
 pub(crate) use permission::permission;
 
 use proximity_protocol::{
+    backup::{ArchivesToDelete, BackupQuestion, RestoredNetwork},
     command::Verb,
     fault::{Fault, FaultKind},
     ids::{BridgeName, StorageId, Vmid},
@@ -30,7 +31,7 @@ use serde::Deserialize;
 use std::{io, path::Path};
 
 /// Verbs that only look. A broken policy file denies all the others.
-const LOOKING: [&str; 4] = ["inventory", "confirm", "records", "examine"];
+const LOOKING: [&str; 5] = ["inventory", "confirm", "records", "examine", "backup_facts"];
 
 /// Names of all verbs that change something.
 fn changing() -> impl Iterator<Item = &'static str> {
@@ -160,8 +161,38 @@ impl Policy {
                 self.check_port(confirm.public_port)
             }
             Verb::EnsurePublished { public_port, .. } => self.check_port(*public_port),
+            Verb::EnsureBackedUp(spec) => self.check_storage(&spec.storage),
+            Verb::TestArchive { archive, .. } | Verb::EnsureArchivesDeleted(ArchivesToDelete::One(archive)) => {
+                self.check_storage(&archive.archive.storage())
+            }
+            Verb::EnsureArchivesDeleted(ArchivesToDelete::OfThisOperation { storage, .. }) => {
+                self.check_storage(storage)
+            }
+            Verb::EnsureRestored(spec) => {
+                self.check_storage(&spec.storage)?;
+                self.check_storage(&spec.archive.archive.storage())?;
+                match &spec.network {
+                    RestoredNetwork::Replaced(network) => self.check_bridge(&network.bridge),
+                    // What an archive or another container of ours says is looked at by the step.
+                    RestoredNetwork::AsSaved | RestoredNetwork::Of(_) | RestoredNetwork::Cut => Ok(()),
+                }
+            }
+            Verb::BackupFacts(question) => self.check_question(question),
             _ => Ok(()),
         }
+    }
+
+    fn check_question(&self, question: &BackupQuestion) -> Result<(), Fault> {
+        if let Some(storage) = &question.storage {
+            self.check_storage(storage)?;
+        }
+        if let Some(archive) = &question.archive {
+            self.check_storage(&archive.archive.storage())?;
+        }
+        let Some(place) = &question.place else { return Ok(()) };
+        self.check_vmid(place.vmid)?;
+        self.check_storage(&place.storage)?;
+        place.bridge.as_ref().map_or(Ok(()), |bridge| self.check_bridge(bridge))
     }
 
     fn check_vmid(&self, vmid: Vmid) -> Result<(), Fault> {
@@ -183,7 +214,8 @@ impl Policy {
         )))
     }
 
-    fn check_bridge(&self, bridge: &BridgeName) -> Result<(), Fault> {
+    /// Whether a container may be attached to it.
+    pub(crate) fn check_bridge(&self, bridge: &BridgeName) -> Result<(), Fault> {
         if self.bridges.is_empty() || self.bridges.contains(bridge) {
             return Ok(());
         }

@@ -4,6 +4,7 @@
 //! [`Sampler`] how busy it is. Nothing here changes anything, and nothing looks through all processes.
 
 pub(crate) mod addresses;
+pub(crate) mod backups;
 pub(crate) mod bridges;
 pub(crate) mod cgroup;
 pub(crate) mod cluster;

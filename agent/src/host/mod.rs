@@ -22,6 +22,7 @@ pub(crate) mod short;
 mod silence;
 pub(crate) mod sockets;
 mod start;
+pub(crate) mod stream;
 pub(crate) mod tool;
 mod tool_dir;
 pub(crate) mod usage;

@@ -17,7 +17,7 @@ use std::{
     ffi::OsString,
     io,
     net::Ipv4Addr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -176,6 +176,16 @@ impl NodeContext {
     /// A Proxmox tool by name.
     pub(crate) fn pve_tool(&self, name: &str) -> PathBuf {
         self.host().pve_tools.join(name)
+    }
+
+    /// A program of the machine by name: beside Proxmox's tools, else where Debian has it.
+    pub(crate) fn program(&self, name: &str) -> PathBuf {
+        let beside = self.pve_tool(name);
+        if beside.exists() {
+            beside
+        } else {
+            Path::new("/usr/bin").join(name)
+        }
     }
 
     /// An absolute path that a file of the node names (`path` in `storage.cfg`), as it lies here. `/etc/pve` tells where the machine's root is: it is

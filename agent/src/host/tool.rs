@@ -187,6 +187,43 @@ pub(crate) fn told(node: &NodeContext, id: ToolId<'_>) -> io::Result<String> {
     Ok(files::tail(&out, OUTPUT_MAX)? + &files::tail(&err, OUTPUT_MAX)?)
 }
 
+/// Runs of that name in an operation, whichever step and try they were of, that have not ended: TERM is sent to each. Answers how many.
+pub(crate) fn terminate_all(node: &NodeContext, operation: OperationId, name: &str) -> io::Result<usize> {
+    let (start, end) = (format!("proximity-op-{operation}-"), format!("-{name}"));
+    let mut running = 0;
+    for entry in fs::read_dir(node.state("tools"))? {
+        let entry = entry?;
+        let unit = entry.file_name().to_string_lossy().into_owned();
+        let dir = ToolDir(entry.path());
+        if unit.starts_with(&start) && unit.ends_with(&end) && dir.phase(node.tools())? == Phase::Running {
+            running += 1;
+            terminate(node, &dir)?;
+        }
+    }
+    Ok(running)
+}
+
+/// What runs of that name in an operation said, as far as it is kept, each with the time at which it was asked for, seconds since 1970.
+pub(crate) fn said_by_all(node: &NodeContext, operation: OperationId, name: &str) -> io::Result<Vec<(String, i64)>> {
+    let (start, end) = (format!("proximity-op-{operation}-"), format!("-{name}"));
+    let mut all = Vec::new();
+    for entry in fs::read_dir(node.state("tools"))? {
+        let entry = entry?;
+        let unit = entry.file_name().to_string_lossy().into_owned();
+        let dir = ToolDir(entry.path());
+        if unit.starts_with(&start)
+            && unit.ends_with(&end)
+            && let Some(request) = dir.request()?
+        {
+            all.push((
+                files::tail(&dir.file("stdout"), OUTPUT_MAX)?,
+                request.asked_unix_ms / 1000,
+            ));
+        }
+    }
+    Ok(all)
+}
+
 /// A tool of another step that still changes this container, by its unit. A retry must not run beside it. With `ends_inside` (whoever stops the container
 /// ends what runs inside it), commands inside it do not count: a script that never ends must not keep its container for ever.
 pub(crate) fn busy(

@@ -90,6 +90,13 @@ pub(crate) fn check(verb: &Verb) -> Result<(), Fault> {
         | Verb::EnsureTemplate { .. }
         | Verb::EnsureStarted(_)
         | Verb::EnsureDestroyed(_)
+        | Verb::BackupFacts(_)
+        | Verb::EnsureBackedUp(_)
+        | Verb::TestArchive { .. }
+        | Verb::EnsureArchivesDeleted(_)
+        | Verb::EnsureRestored(_)
+        | Verb::EnsureOnboot { .. }
+        | Verb::CheckFiles { .. }
         | Verb::EnsureAdopted(_)
         | Verb::EnsureReleased(_)
         | Verb::EnsureMigrated { .. } => Ok(()),
@@ -121,7 +128,10 @@ pub(crate) fn check(verb: &Verb) -> Result<(), Fault> {
 
 /// Whether dropping the verb in the middle leaves nothing half done: it only waits.
 pub(crate) fn only_waits(verb: &Verb) -> bool {
-    matches!(verb, Verb::AwaitNetwork { .. } | Verb::AwaitHealthy { .. })
+    matches!(
+        verb,
+        Verb::AwaitNetwork { .. } | Verb::AwaitHealthy { .. } | Verb::CheckFiles { .. }
+    )
 }
 
 /// Whether most of it is waiting for what runs inside a container.
@@ -129,8 +139,12 @@ pub(crate) fn installs(verb: &Verb) -> bool {
     matches!(verb, Verb::InstallRecipe { .. } | Verb::RewriteValues { .. })
 }
 
-/// Whether a cancelled operation need not wait for its end: it only waits, or what it leaves behind goes with the container that is taken back next. The
-/// tool of an installation goes on until the container is stopped.
+/// Whether a cancelled operation need not wait for its end: it only waits or reads, or what it leaves behind goes with what is taken back next. The tool of an
+/// installation goes on until the container is stopped, that of a backup until it is told to end.
 pub(crate) fn may_be_left(verb: &Verb) -> bool {
-    only_waits(verb) || matches!(verb, Verb::InstallRecipe { .. })
+    only_waits(verb)
+        || matches!(
+            verb,
+            Verb::InstallRecipe { .. } | Verb::EnsureBackedUp(_) | Verb::TestArchive { .. }
+        )
 }

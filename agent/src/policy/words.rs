@@ -77,6 +77,22 @@ fn meaning(verb: &str) -> Option<(&'static str, &'static [Bound])> {
             "move a container that Proximity made to another node of the cluster while it does not run",
             &[Vmids],
         ),
+        "backup_facts" => (
+            "look how a backup, a restore or a clone would go",
+            &[Vmids, Storages, Bridges],
+        ),
+        "ensure_backed_up" => ("back a container of an app up", &[Vmids, Storages]),
+        "test_archive" => ("read a backup that Proximity made", &[Vmids, Storages]),
+        "ensure_restored" => (
+            "make an unprivileged container of a backup that Proximity made",
+            &[Vmids, Storages, Bridges],
+        ),
+        "ensure_onboot" => ("set whether a container of an app starts with its node", &[Vmids]),
+        "check_files" => (
+            "look whether the files of a system are in a container of an app",
+            &[Vmids],
+        ),
+        "ensure_archives_deleted" => ("remove backups that Proximity made", &[Vmids, Storages]),
         _ => return None,
     })
 }

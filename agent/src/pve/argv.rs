@@ -24,6 +24,11 @@ pub const TOOLS: &[(&str, &str)] = &[
     ("pct", "set"),
     ("pct", "resize"),
     ("pct", "migrate"),
+    ("pct", "restore"),
+    ("pct", "delsnapshot"),
+    ("vzdump", ""),
+    ("pvesm", "free"),
+    ("/bin/rm", ""),
     ("pveam", "update"),
     ("pveam", "available"),
     ("pveam", "download"),
@@ -39,8 +44,9 @@ pub(crate) struct Argv {
 }
 
 impl Argv {
-    fn of(tool: &'static str, words: Vec<String>) -> Self {
-        let sub = if tool.starts_with('/') {
+    /// One of those of the list.
+    pub(super) fn of(tool: &'static str, words: Vec<String>) -> Self {
+        let sub = if tool.starts_with('/') || tool == "vzdump" {
             ""
         } else {
             words.first().map_or("", String::as_str)
@@ -84,7 +90,8 @@ pub(crate) fn create(spec: &ContainerSpec) -> Argv {
     Argv::of("pct", words)
 }
 
-fn net0(network: &NetworkSpec) -> String {
+/// The value of `net0`.
+pub(crate) fn net0(network: &NetworkSpec) -> String {
     let mut parts = vec!["name=eth0".to_owned(), format!("bridge={}", network.bridge)];
     match &network.address {
         AddressSpec::Dhcp => parts.push("ip=dhcp".into()),

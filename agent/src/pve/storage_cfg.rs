@@ -66,12 +66,20 @@ impl Storage {
 
     /// The folder of its templates below [`Storage::path`]: `content-dirs` may move it.
     pub(crate) fn template_folder(&self) -> &str {
-        let moved = self
-            .get("content-dirs")
-            .and_then(|dirs| dirs.split(',').find_map(|dir| dir.trim().strip_prefix("vztmpl=")));
-        moved
-            .filter(|dir| !dir.split('/').any(|part| part == ".."))
-            .unwrap_or("template/cache")
+        self.content_folder("vztmpl").unwrap_or("template/cache")
+    }
+
+    /// The folder of its backups below [`Storage::path`].
+    pub(crate) fn backup_folder(&self) -> &str {
+        self.content_folder("backup").unwrap_or("dump")
+    }
+
+    fn content_folder(&self, content: &str) -> Option<&str> {
+        let moved = self.get("content-dirs")?.split(',').find_map(|dir| {
+            let (kind, folder) = dir.trim().split_once('=')?;
+            (kind == content).then_some(folder)
+        });
+        moved.filter(|dir| !dir.split('/').any(|part| part == ".."))
     }
 }
 
@@ -144,7 +152,7 @@ mod tests {
         #[test]
         fn any_text_is_read_without_a_panic(text in "(dir|: |:|\n|\t|path|content|[ -~]|é){0,60}") {
             for storage in parse(&text).0 {
-                let _ = (storage.content(), storage.path(), storage.template_folder().len(), storage.shared(), storage.is_for("x"));
+                let _ = (storage.content(), storage.path(), storage.template_folder().len(), storage.backup_folder().len(), storage.shared(), storage.is_for("x"));
             }
         }
     }

@@ -16,6 +16,12 @@ pub(crate) fn cause(text: &str) -> Option<(FaultKind, String)> {
             format!("the container is locked by {}", holder(lock)),
         ));
     }
+    if text.contains("can't acquire lock '") && text.contains("vzdump.lock") {
+        return Some((
+            FaultKind::Locked,
+            "another backup runs on the node (vzdump), which makes one at a time".into(),
+        ));
+    }
     if text.contains("can't lock file") || text.contains("got timeout") && text.contains("lock") {
         return Some((
             FaultKind::Locked,
@@ -41,6 +47,18 @@ pub(crate) fn cause(text: &str) -> Option<(FaultKind, String)> {
         return Some((
             FaultKind::StorageUnavailable,
             format!("storage {storage:?} does not exist on this node"),
+        ));
+    }
+    if let Some(storage) = between(text, "storage '", "' is not online") {
+        return Some((
+            FaultKind::StorageUnavailable,
+            format!("storage {storage:?} is not online: its server does not answer"),
+        ));
+    }
+    if text.contains("unable to activate storage") || text.contains("Can't connect to") {
+        return Some((
+            FaultKind::StorageUnavailable,
+            "the storage is not reachable from this node".into(),
         ));
     }
     if text.contains("does not support container directories")
@@ -129,6 +147,19 @@ mod tests {
             (
                 "Configuration file 'nodes/pve1/lxc/999.conf' does not exist",
                 FaultKind::ContainerMissing,
+            ),
+            (
+                "ERROR: can't acquire lock '/var/run/vzdump.lock' (wait = 0)",
+                FaultKind::Locked,
+            ),
+            ("storage 'nas' is not online", FaultKind::StorageUnavailable),
+            (
+                "unable to activate storage 'usb' - directory '/mnt/usb' does not exist or is unreachable",
+                FaultKind::StorageUnavailable,
+            ),
+            (
+                "pbs: error fetching datastores - 500 Can't connect to pbs.example.org:8007 (Connection refused)",
+                FaultKind::StorageUnavailable,
             ),
             ("CT 100 not running", FaultKind::ContainerStopped),
             ("container '100' not running!", FaultKind::ContainerStopped),

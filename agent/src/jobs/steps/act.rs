@@ -68,6 +68,17 @@ impl Act<'_> {
         tool::was_asked(self.node, self.id(name))
     }
 
+    /// When a call of this step was made, seconds since 1970; 0 if it never was.
+    pub(super) fn asked_unix_s(&self, name: &str) -> Result<i64, Fault> {
+        let asked = tool::asked(self.node, self.id(name)).map_err(|error| {
+            Fault::new(
+                FaultKind::Internal,
+                format!("the agent's folder of tools cannot be read: {error}"),
+            )
+        })?;
+        Ok(asked.map_or(0, |asked| asked.unix_s))
+    }
+
     /// Forgets a call that only looked, so that it can be repeated.
     pub(super) fn discard(&self, name: &str) {
         if let Err(error) = tool::discard(self.node, self.id(name)) {

@@ -2,14 +2,14 @@
 
 use super::{act::Act, address_probe};
 use crate::{
-    facts::{addresses, bridges, cluster},
+    facts::{addresses, backups, bridges, cluster},
     ownership, publish,
     pve::conf::Conf,
 };
 use proximity_protocol::{
     command::{Confirm, Outcome},
     fault::{Fault, FaultKind},
-    ids::Vmid,
+    ids::{Owner, Vmid},
 };
 use std::{fs, io, net::Ipv4Addr, path::Path};
 
@@ -20,7 +20,7 @@ pub(super) async fn run(act: &Act<'_>, confirm: &Confirm) -> Result<Outcome, Fau
             "the cluster has no quorum: its list of guests is of before, and what is free by it may be taken by now",
         ));
     }
-    check_vmid(act, confirm)?;
+    check_number(act, &confirm.owner, confirm.vmid)?;
     if !cluster::storage(act.node, &confirm.storage)?.takes("rootdir") {
         return Err(Fault::new(
             FaultKind::StorageUnavailable,
@@ -40,12 +40,11 @@ pub(super) async fn run(act: &Act<'_>, confirm: &Confirm) -> Result<Outcome, Fau
     Ok(Outcome::Confirmed)
 }
 
-fn check_vmid(act: &Act<'_>, confirm: &Confirm) -> Result<(), Fault> {
-    let vmid = confirm.vmid;
+/// Whether the number is free, or this owner's already.
+pub(super) fn check_number(act: &Act<'_>, owner: &Owner, vmid: Vmid) -> Result<(), Fault> {
     let taken = |by: String| Err(Fault::new(FaultKind::VmidTaken, format!("VMID {vmid} {by}")));
     let record = ownership::read(act.node, vmid)?;
-    let ours = record.as_ref().is_some_and(|record| record.owner == confirm.owner);
-    if ours {
+    if record.as_ref().is_some_and(|record| record.owner == *owner) {
         return Ok(());
     }
     if let Some(record) = record {
@@ -60,6 +59,10 @@ fn check_vmid(act: &Act<'_>, confirm: &Confirm) -> Result<(), Fault> {
         return taken(format!(
             "is outside the range {first} to {last} that datacenter.cfg gives for new guests (next-id)"
         ));
+    }
+    // Under a number that is given out again, archives of another guest would look like its own.
+    if let Some(storage) = backups::has_archives(act.node, vmid)? {
+        return taken(format!("has backups of an earlier guest on storage {storage}"));
     }
     Ok(())
 }
@@ -171,10 +174,25 @@ mod tests {
             step: &step,
             progress: &progress,
         };
+        let check_vmid = |act: &Act<'_>, confirm: &Confirm| check_number(act, &confirm.owner, confirm.vmid);
         check_vmid(&act, &confirm(None)).unwrap();
         testing::put(dir.path(), "etc/pve/datacenter.cfg", "next-id: lower=1000,upper=2000\n");
         assert_eq!(check_vmid(&act, &confirm(None)).unwrap_err().kind, FaultKind::VmidTaken);
         testing::put(dir.path(), "etc/pve/datacenter.cfg", "");
+        testing::put(
+            dir.path(),
+            "etc/pve/storage.cfg",
+            "dir: local\n\tpath /var/lib/vz\n\tcontent rootdir,backup\n",
+        );
+        let archive = "var/lib/vz/dump/vzdump-qemu-150-2026_11_22-21_11_12.tar.zst";
+        testing::put(dir.path(), archive, "");
+        let fault = check_vmid(&act, &confirm(None)).unwrap_err();
+        assert!(
+            fault.kind == FaultKind::VmidTaken && fault.message.contains("backups"),
+            "{fault}"
+        );
+        std::fs::remove_file(dir.path().join(archive)).unwrap();
+        check_vmid(&act, &confirm(None)).unwrap();
         testing::put(
             dir.path(),
             "etc/pve/.vmlist",

@@ -20,7 +20,7 @@ pub(super) async fn run(act: &Act<'_>, target: &Target) -> Result<Outcome, Fault
                 ),
             ));
         }
-        Some(record) if !record.adopted => {
+        Some(record) if !record.adopted && !record.of_adopted => {
             return Err(Fault::new(
                 FaultKind::PolicyDenied,
                 format!("container {vmid} was made by Proximity: it can be destroyed, but not released"),

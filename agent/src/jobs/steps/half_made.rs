@@ -1,7 +1,7 @@
 //! That a half-made container is ours, noted in the agent's own folder where the ownership record does not say so: the cluster has no quorum to take it down
 //! there, or nobody has looked at what our tool left. The tool's own run, which proves it, is forgotten when its step waits and when its result is committed.
 
-use super::ensure_created::CREATE;
+use super::making::CREATE;
 use crate::{
     host::{NodeContext, files, tool},
     ownership::{self, OwnershipRecord},

@@ -1,11 +1,11 @@
-//! What a killed tool of ours leaves. Of `pct create`: a configuration with only `lock: create`, its disk, and perhaps a mount. Of `pct destroy`: a
+//! What a killed tool of ours leaves. Of `pct create` and `pct restore`: a configuration with only `lock: create`, its disk, and perhaps a mount. Of `pct destroy`: a
 //! configuration with `lock: destroyed`, and what it had not come to. `unlock` and `destroy --destroy-unreferenced-disks` remove it, once nothing is mounted.
 
 use super::{
     act::{Act, Bound, did_not_happen, failure},
-    ensure_created::CREATE,
     ensure_destroyed::DESTROY,
     half_made,
+    making::CREATE,
     standing::Container,
 };
 use crate::{
@@ -34,9 +34,13 @@ pub(super) fn is_ours(act: &Act<'_>, vmid: Vmid, record: &OwnershipRecord) -> Re
     if !known {
         return Ok(false);
     }
-    Ok(tasks::of(act.node, "vzcreate", vmid)?
-        .iter()
-        .any(|task| task.id.started_unix_s + ROUNDING_S >= record.began_unix_s))
+    for kind in ["vzcreate", "vzrestore"] {
+        let mut tasks = tasks::of(act.node, kind, vmid)?.into_iter();
+        if tasks.any(|task| task.id.started_unix_s + ROUNDING_S >= record.began_unix_s) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Removes it. The record stays.

@@ -24,11 +24,14 @@ const ROUNDING_MS: u64 = 2_000;
 
 /// The task type that a tool's call makes; `None`: it makes none.
 fn task_kind(argv: &Argv) -> Option<&'static str> {
-    if argv.tool != "pct" {
-        return None;
+    match argv.tool {
+        "pct" => {}
+        "vzdump" => return Some("vzdump"),
+        _ => return None,
     }
     match argv.words.first()?.as_str() {
         "create" => Some("vzcreate"),
+        "restore" => Some("vzrestore"),
         "start" => Some("vzstart"),
         "stop" => Some("vzstop"),
         "shutdown" => Some("vzshutdown"),

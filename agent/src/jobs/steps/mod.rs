@@ -10,15 +10,22 @@ mod act;
 mod address_probe;
 mod await_healthy;
 mod await_network;
+mod backup_facts;
+mod backup_leftover;
+mod check_files;
 mod confirm;
 mod ensure_adopted;
+mod ensure_archives_deleted;
+mod ensure_backed_up;
 mod ensure_configured;
 mod ensure_created;
 mod ensure_destroyed;
 mod ensure_grown;
 mod ensure_migrated;
+mod ensure_onboot;
 mod ensure_published;
 mod ensure_released;
+mod ensure_restored;
 mod ensure_started;
 mod ensure_stopped;
 mod ensure_template;
@@ -27,9 +34,11 @@ mod half_made;
 mod install_recipe;
 mod leftover;
 mod lost;
+mod making;
 mod recipe_script;
 mod rewrite_values;
 mod standing;
+mod test_archive;
 mod validate;
 
 use crate::{
@@ -128,5 +137,12 @@ async fn run(act: &Act<'_>, verb: &Verb) -> Result<Outcome, Fault> {
         Verb::EnsureGrown { target, disk_gb } => ensure_grown::run(act, target, *disk_gb).await,
         Verb::RewriteValues { target, values } => rewrite_values::run(act, target, values).await,
         Verb::EnsureMigrated { target, to } => ensure_migrated::run(act, target, to).await,
+        Verb::BackupFacts(question) => backup_facts::run(act, question).await,
+        Verb::EnsureBackedUp(spec) => ensure_backed_up::run(act, spec).await,
+        Verb::TestArchive { archive, sha256 } => test_archive::run(act, archive, *sha256).await,
+        Verb::EnsureArchivesDeleted(which) => ensure_archives_deleted::run(act, which).await,
+        Verb::EnsureRestored(spec) => ensure_restored::run(act, spec).await,
+        Verb::CheckFiles { target, timeout_s } => check_files::run(act, target, *timeout_s).await,
+        Verb::EnsureOnboot { target, onboot } => ensure_onboot::run(act, target, *onboot).await,
     }
 }

@@ -25,9 +25,15 @@ pub(super) fn check(verb: &Verb) -> Result<(), Fault> {
         | Verb::EnsureTemplate { .. }
         | Verb::EnsureStarted(_)
         | Verb::EnsureDestroyed(_)
+        | Verb::BackupFacts(_)
+        | Verb::EnsureBackedUp(_)
+        | Verb::TestArchive { .. }
+        | Verb::EnsureArchivesDeleted(_)
+        | Verb::EnsureOnboot { .. }
         | Verb::EnsureAdopted(_)
         | Verb::EnsureReleased(_)
         | Verb::EnsureMigrated { .. } => Ok(()),
+        Verb::EnsureRestored(spec) => spec.check().map_err(|error| malformed(error.to_string())),
         Verb::EnsureConfigured { settings, .. } => settings.check().map_err(|error| malformed(error.to_string())),
         Verb::EnsureGrown { disk_gb, .. } => within("disk_gb", *disk_gb, 1, 10_240),
         Verb::RewriteValues { values, .. } => values.check().map_err(|error| malformed(error.to_string())),
@@ -50,7 +56,9 @@ pub(super) fn check(verb: &Verb) -> Result<(), Fault> {
         Verb::EnsureStopped { timeout_s, .. } => within("timeout_s", *timeout_s, 0, 600),
         Verb::AwaitNetwork { timeout_s, .. } => within("timeout_s", *timeout_s, 1, 600),
         Verb::InstallRecipe { recipe, .. } => recipe.check().map_err(|error| malformed(error.to_string())),
-        Verb::AwaitHealthy { timeout_s, .. } => within("timeout_s", *timeout_s, 1, 3_600),
+        Verb::AwaitHealthy { timeout_s, .. } | Verb::CheckFiles { timeout_s, .. } => {
+            within("timeout_s", *timeout_s, 1, 3_600)
+        }
         Verb::EnsurePublished {
             public_port,
             port,
