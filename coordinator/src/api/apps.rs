@@ -9,7 +9,7 @@ use super::{
 };
 use crate::service::{
     FieldError,
-    apps::{Acted, Action, AdoptContainer, ChangeApp, CreateApp, Created, Deletion, ListApps},
+    apps::{Acted, Action, AdoptContainer, ChangeApp, CloneApp, Cloned, CreateApp, Created, Deletion, ListApps},
 };
 use axum::{
     Router,
@@ -28,6 +28,7 @@ pub(super) fn routes() -> Router<Api> {
         .route("/adopt", post(adopt))
         .route("/{id}", get(one).patch(change).delete(delete))
         .route("/{id}/action", post(action))
+        .route("/{id}/clone", post(clone))
         .route("/{id}/logs", get(logs))
 }
 
@@ -55,6 +56,21 @@ impl From<Delete> for Deletion {
             destroy_container: delete.destroy_container,
         }
     }
+}
+
+async fn clone(
+    State(api): State<Api>,
+    known: Known,
+    Path(id): Path<String>,
+    Params(trial): Params<Trial>,
+    Json(body): Json<CloneApp>,
+) -> Answer<Response> {
+    Ok(
+        match api.apps.clone_app(known.caller(), &id, &body, trial.dry_run).await? {
+            Cloned::Started(started) => (StatusCode::ACCEPTED, axum::Json(started)).into_response(),
+            Cloned::Plan(plan) => axum::Json(json!({"plan": plan})).into_response(),
+        },
+    )
 }
 
 async fn list(State(api): State<Api>, known: Known, Params(query): Params<ListApps>) -> Answer<impl IntoResponse> {

@@ -8,6 +8,7 @@
 
 mod apps;
 mod auth;
+mod backups;
 mod catalog;
 mod cookies;
 mod core;
@@ -120,7 +121,7 @@ pub fn router(api: Api) -> NormalizePath<Router> {
         .nest("/auth", auth::routes())
         .nest("/core", core::routes())
         .nest("/catalog", catalog::routes())
-        .nest("/apps", apps::routes())
+        .nest("/apps", apps::routes().merge(backups::routes()))
         .nest("/operations", operations::routes())
         .nest(
             "/proxmox",

@@ -3,6 +3,7 @@
 pub mod address_pool;
 pub mod adoption;
 pub mod app_state;
+pub mod backups;
 pub mod catalog;
 pub mod clocks;
 pub mod drain;
@@ -12,5 +13,6 @@ pub mod placement;
 pub mod port_pool;
 pub mod role;
 pub mod settings;
+pub mod side_containers;
 pub mod upkeep;
 pub mod vmid_pool;

@@ -134,6 +134,8 @@ pub struct OperationSettings {
     pub network_timeout_s: u32,
     /// How long an app may take to shut down before it is stopped, seconds, 0 to 600.
     pub shutdown_timeout_s: u32,
+    /// How long a container that a restore has replaced is kept while the new one runs, seconds, 0 to 7776000.
+    pub keep_previous_s: u32,
     /// How many events are kept for streams that come back, 1000 to 1000000.
     pub keep_events: u32,
     /// How long operations that have ended are kept, days, 1 to 3650. The latest of each app is kept as long as the app.
@@ -156,6 +158,7 @@ impl Default for OperationSettings {
             operation_deadline_s: 24 * 3600,
             network_timeout_s: 120,
             shutdown_timeout_s: 60,
+            keep_previous_s: 24 * 3600,
             keep_events: 10_000,
             keep_operations_days: 90,
             keep_log_days: 90,
@@ -300,6 +303,7 @@ impl Group for OperationSettings {
             ("operation_deadline_s", self.operation_deadline_s, 3600, 2_592_000),
             ("network_timeout_s", self.network_timeout_s, 1, 600),
             ("shutdown_timeout_s", self.shutdown_timeout_s, 0, 600),
+            ("keep_previous_s", self.keep_previous_s, 0, 7_776_000),
             ("keep_events", self.keep_events, 1000, 1_000_000),
             ("keep_operations_days", self.keep_operations_days, 1, 3650),
             ("keep_log_days", self.keep_log_days, 1, 3650),

@@ -15,6 +15,7 @@ use proximity_protocol::{
 pub static ADOPT: Kind = Kind {
     name: "adopt",
     forward_only: false,
+    beside_app: false,
     done: |view| {
         let status = if runs(view) { Status::Running } else { Status::Stopped };
         vec![Change::Status(status), Change::Reason(None)]

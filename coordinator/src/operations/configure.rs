@@ -21,6 +21,7 @@ use proximity_protocol::{
 pub static CONFIGURE: Kind = Kind {
     name: "configure",
     forward_only: false,
+    beside_app: false,
     done: |view| {
         let asked: Result<ConfigureParams, Fault> = view.params();
         let asked = asked.map(|params| Change::Configured(Box::new(params)));

@@ -1,8 +1,8 @@
-//! `delete`: port, container and reservations go, then the app's row. There is no way back, so it only goes forward: a fault is tried again, and in the end
+//! `delete`: port, containers and reservations go, then the app's row. There is no way back, so it only goes forward: a fault is tried again, and in the end
 //! the operator is told what stands in the way.
 
 use super::{
-    acts,
+    acts, discard,
     step::{Change, Kind, Step},
 };
 
@@ -10,6 +10,7 @@ use super::{
 pub static DELETE: Kind = Kind {
     name: "delete",
     forward_only: true,
+    beside_app: false,
     done: |_| vec![Change::FreeReservations, Change::RemoveApp],
     undone: |_, _| Vec::new(),
     advice: |view| match view.app.vmid {
@@ -36,5 +37,6 @@ pub static DELETE: Kind = Kind {
             already: acts::GONE,
             ..Step::plain("destroy", "Remove the container", acts::destroy)
         },
+        discard::OTHERS,
     ],
 };

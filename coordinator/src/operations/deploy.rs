@@ -2,14 +2,14 @@
 
 use super::{
     acts,
-    params::DeployParams,
+    params::{DeployParams, NetworkParams},
     step::{Act, Change, Kind, Step, Undo, View, internal, unexpected},
 };
 use crate::domain::app_state::Status;
 use proximity_protocol::{
     command::{Confirm, Outcome, Verb},
     fault::{Fault, FaultKind},
-    ids::{ContainerPath, Hostname},
+    ids::{BridgeName, ContainerPath, Hostname},
     spec::{AddressSpec, ContainerSpec, NetworkSpec, Recipe, RecipeFile, VolumeSpec},
 };
 
@@ -17,6 +17,7 @@ use proximity_protocol::{
 pub static DEPLOY: Kind = Kind {
     name: "deploy",
     forward_only: false,
+    beside_app: false,
     done: |_| vec![Change::Status(Status::Running), Change::Reason(None)],
     undone: |_, why| {
         vec![
@@ -81,6 +82,11 @@ pub static DEPLOY: Kind = Kind {
 
 fn reserve(view: &View<'_>) -> Result<Act, Fault> {
     let params: DeployParams = view.params()?;
+    confirm(view, params.network.bridge)
+}
+
+/// Asks the node whether what is reserved for the app holds there.
+pub(super) fn confirm(view: &View<'_>, bridge: BridgeName) -> Result<Act, Fault> {
     let target = view.target()?;
     let public_port = view
         .app
@@ -104,7 +110,7 @@ fn reserve(view: &View<'_>) -> Result<Act, Fault> {
             vmid: target.vmid,
             public_port,
             address,
-            bridge: params.network.bridge,
+            bridge,
             storage: view.app.resources.storage.clone(),
         }),
         says,
@@ -119,6 +125,7 @@ fn template(view: &View<'_>) -> Result<Act, Fault> {
         // Agents of a cluster share storages; one of them fetches, the others find it there.
         exclusive: Some(format!("template {prefix} on {storage} of host {}", view.app.host_id)),
         verb: Box::new(Verb::EnsureTemplate { storage, prefix }),
+        at: None,
     })
 }
 
@@ -149,15 +156,6 @@ fn container(view: &View<'_>) -> Result<ContainerSpec, Fault> {
     let target = view.target()?;
     let resources = &view.app.resources;
     let bad = |e: proximity_protocol::ids::InvalidId| internal(format!("the registry holds a bad value: {e}"));
-    let address = match (&params.network.fixed, view.reserved_address) {
-        (None, _) => AddressSpec::Dhcp,
-        (Some(fixed), Some(address)) => AddressSpec::Static {
-            address,
-            prefix: fixed.prefix,
-            gateway: fixed.gateway,
-        },
-        (Some(_), None) => return Err(internal("the app has no reserved address")),
-    };
     Ok(ContainerSpec {
         vmid: target.vmid,
         owner: target.owner,
@@ -172,13 +170,7 @@ fn container(view: &View<'_>) -> Result<ContainerSpec, Fault> {
         cpu_cores: resources.cpu_cores,
         memory_mb: resources.memory_mb,
         swap_mb: resources.swap_mb,
-        network: NetworkSpec {
-            bridge: params.network.bridge,
-            vlan: params.network.vlan,
-            address,
-            dns: params.network.dns,
-            mac: None,
-        },
+        network: network(view, params.network)?,
         volumes: view
             .app
             .volumes
@@ -194,7 +186,27 @@ fn container(view: &View<'_>) -> Result<ContainerSpec, Fault> {
     })
 }
 
-fn created(_: &View<'_>, outcome: &Outcome) -> Result<Vec<Change>, Fault> {
+/// The interface of the app's container, with its reserved address.
+pub(super) fn network(view: &View<'_>, params: NetworkParams) -> Result<NetworkSpec, Fault> {
+    let address = match (&params.fixed, view.reserved_address) {
+        (None, _) => AddressSpec::Dhcp,
+        (Some(fixed), Some(address)) => AddressSpec::Static {
+            address,
+            prefix: fixed.prefix,
+            gateway: fixed.gateway,
+        },
+        (Some(_), None) => return Err(internal("the app has no reserved address")),
+    };
+    Ok(NetworkSpec {
+        bridge: params.bridge,
+        vlan: params.vlan,
+        address,
+        dns: params.dns,
+        mac: None,
+    })
+}
+
+pub(super) fn created(_: &View<'_>, outcome: &Outcome) -> Result<Vec<Change>, Fault> {
     match outcome {
         Outcome::Created { mac } => Ok(vec![Change::Created(mac.clone())]),
         other => Err(unexpected(other)),

@@ -18,6 +18,7 @@ use crate::{
         fleet,
         operations::{self, OperationRow, StepRow},
         reservations,
+        side_containers::{self, SideRow},
     },
 };
 use proximity_protocol::{
@@ -64,6 +65,7 @@ pub(super) struct Moment {
     pub(super) steps: Vec<StepRow>,
     pub(super) app: AppRow,
     pub(super) data: Data,
+    pub(super) side: Vec<SideRow>,
     pub(super) node: String,
     reserved_address: Option<Ipv4Addr>,
 }
@@ -148,8 +150,10 @@ impl<'a> Drive<'a> {
             None => None,
         };
         let reserved_address = reservations::address_of(&mut conn, app.id.as_str()).await?;
+        let side = side_containers::of_app(&mut conn, app.id.as_str()).await?;
         let data = serde_json::from_value(operation.data.clone())?;
         Ok(Some(Moment {
+            side,
             operation,
             steps,
             app,
@@ -220,15 +224,21 @@ impl<'a> Drive<'a> {
         };
         match act {
             Ok(Act::Nothing { because }) => self.pass(moment, at, because).await,
-            Ok(Act::Send { verb, says, exclusive }) => {
+            Ok(Act::Send {
+                verb,
+                says,
+                exclusive,
+                at: elsewhere,
+            }) => {
                 let reachable = |node: &NodeId| self.engine.deps().commands.is_online(*node);
-                if let Some(node) = moment.operation.node_id.filter(reachable)
+                let node = elsewhere.or(moment.operation.node_id);
+                if let Some(node) = node.filter(reachable)
                     && !self.has_turn(&moment, at, node, exclusive).await?
                 {
                     self.eager = was_eager;
                     return Ok(None);
                 }
-                let advance = self.send(moment, at, *verb, says).await;
+                let advance = self.send(moment, at, node, *verb, says).await;
                 self.held = None;
                 advance
             }
@@ -253,6 +263,7 @@ impl Moment {
             app: &self.app,
             node: &self.node,
             data: &self.data,
+            side: &self.side,
             reserved_address: self.reserved_address,
             created: self.app.vmid_confirmed,
             env,

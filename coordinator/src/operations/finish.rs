@@ -4,7 +4,7 @@ use super::{
     drive::{Advance, At, Drive, Moment, Pause},
     record::{self, Draft, RecordError, line},
     settle::{Sent, why_undone},
-    step::{Change, Kind},
+    step::{Change, Kind, SideChange, View},
 };
 use crate::{
     domain::{
@@ -36,8 +36,35 @@ fn in_words(kind: &str) -> &str {
         "forget" => "Letting go of the container",
         "configure" => "The change",
         "migrate" => "The move",
+        "backup" => "The backup",
+        "backup_delete" => "The deletion of the backup",
+        "restore" => "The restore",
+        "clone" => "The clone",
+        "verify" => "The trial of the backup",
+        "discard" => "The removal of the kept container",
         other => other,
     }
+}
+
+fn app_in_error(words: &str) -> Vec<Change> {
+    vec![Change::Status(Status::Error), Change::Reason(Some(words.to_owned()))]
+}
+
+/// What the registry says when the engine gives an operation up.
+pub(super) fn given_up(kind: &Kind, view: &View<'_>, why: &str, advice: &str) -> Vec<Change> {
+    let words = format!("{why}. {advice}");
+    if kind.beside_app {
+        // Of what is stuck it is not known whether it is there.
+        let told = (kind.undone)(view, &words).into_iter();
+        return told
+            .filter(|change| *change != Change::Side(SideChange::Gone))
+            .collect();
+    }
+    let mut changes = app_in_error(&words);
+    // What it was about is not waited for any more.
+    let told = (kind.undone)(view, &words).into_iter();
+    changes.extend(told.filter(|change| matches!(change, Change::Backup(_))));
+    changes
 }
 
 impl Drive<'_> {
@@ -100,6 +127,10 @@ impl Drive<'_> {
         let app_id = draft.operation.app_id.clone();
         let state = draft.operation.state;
         let pause = self.write(draft).await?;
+        if kind.name == super::restore::RESTORE.name && done {
+            // It may have queued the removal of what it replaced.
+            self.engine.wake();
+        }
         if pause.is_none() {
             tracing::info!(operation_id = %self.id, app_id, kind = kind.name, ?state, "an operation has ended");
         }
@@ -133,18 +164,16 @@ impl Drive<'_> {
     pub(super) async fn unknown(&self, moment: Moment, why: String) -> Advance {
         let mut draft = Draft::of(moment.operation);
         let advice = "Install the newer version again, or delete the app.".to_owned();
-        self.stuck(&mut draft, why, advice);
+        let changes = app_in_error(&format!("{why}. {advice}"));
+        self.stuck(&mut draft, changes, why, advice);
         self.write(draft).await
     }
 
-    /// Ends an operation that the engine cannot bring to an end.
-    pub(super) fn stuck(&self, draft: &mut Draft, why: String, advice: String) {
+    /// Ends an operation that the engine cannot bring to an end. `changes`: see [`given_up`].
+    pub(super) fn stuck(&self, draft: &mut Draft, changes: Vec<Change>, why: String, advice: String) {
         let words = format!("{why}. {advice}");
-        draft
-            .lines
-            .push(line(LogLevel::Error, &draft.operation.kind, words.clone()));
-        draft.changes.push(Change::Status(Status::Error));
-        draft.changes.push(Change::Reason(Some(words)));
+        draft.lines.push(line(LogLevel::Error, &draft.operation.kind, words));
+        draft.changes.extend(changes);
         draft.operation.state = OperationState::Stuck;
         draft.operation.reason = Some(why);
         draft.operation.action = Some(advice);

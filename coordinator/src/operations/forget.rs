@@ -2,7 +2,7 @@
 //! forward, as every deletion.
 
 use super::{
-    acts,
+    acts, discard,
     step::{Change, Kind, Step},
 };
 
@@ -10,6 +10,7 @@ use super::{
 pub static FORGET: Kind = Kind {
     name: "forget",
     forward_only: true,
+    beside_app: false,
     done: |_| vec![Change::FreeReservations, Change::RemoveApp],
     undone: |_, _| Vec::new(),
     advice: |view| match view.app.vmid {
@@ -32,5 +33,6 @@ pub static FORGET: Kind = Kind {
             already: acts::GONE,
             ..Step::plain("release", "Let go of the container", acts::release)
         },
+        discard::OTHERS,
     ],
 };

@@ -19,6 +19,7 @@ use proximity_protocol::{
 pub static MIGRATE: Kind = Kind {
     name: "migrate",
     forward_only: false,
+    beside_app: false,
     done: |view| {
         let status = if stop::was_running(view) {
             Status::Running

@@ -11,12 +11,19 @@
 //! following a container that moved to another node of its cluster (`follow`), taking back, or giving up with the operator's action named. A node that is
 //! away is waited for, one that was revoked is not (`revoked`).
 //!
+//! An app may have containers beside the one that serves: one that a restore makes, one that it has replaced, one in which a backup is tried out. They stand in
+//! `side_containers`, and what an operation changes of them is written by `side_record`, what it changes of backups by `backup_record`.
+//!
 //! What this room does not do: it decides nothing about who may do what (services do), and it never concludes from silence that something is gone.
 
 pub mod adopt;
+pub mod backup;
+pub mod backup_delete;
+pub mod clone;
 pub mod configure;
 pub mod delete;
 pub mod deploy;
+pub mod discard;
 pub mod engine;
 pub mod forget;
 pub mod migrate;
@@ -26,14 +33,17 @@ pub mod record;
 pub mod recovery;
 pub mod reserve;
 pub mod restart;
+pub mod restore;
 pub mod retry;
 pub mod start;
 pub mod step;
 pub mod stop;
 pub mod submit;
 pub mod surroundings;
+pub mod verify;
 
 mod acts;
+pub(crate) mod backup_record;
 mod drive;
 mod environment;
 mod finish;
@@ -43,6 +53,7 @@ mod revoked;
 mod seats;
 mod send;
 mod settle;
+mod side_record;
 #[cfg(test)]
 pub(crate) mod tests;
 mod turn;
@@ -62,6 +73,12 @@ pub static KINDS: &[&step::Kind] = &[
     &forget::FORGET,
     &configure::CONFIGURE,
     &migrate::MIGRATE,
+    &backup::BACKUP,
+    &backup_delete::BACKUP_DELETE,
+    &restore::RESTORE,
+    &discard::DISCARD,
+    &verify::VERIFY,
+    &clone::CLONE,
 ];
 
 /// The kind of that name.

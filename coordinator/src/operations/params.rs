@@ -1,9 +1,11 @@
 //! What an operation carries in the registry: what it was asked (a copy, so that a catalog reload in its middle changes nothing) and what its steps hand on.
 
-use crate::domain::{app_state::Status, settings::OperationSettings};
+use crate::domain::{app_state::Status, settings::OperationSettings, side_containers::KeepPrevious};
 use proximity_protocol::{
-    ids::{BridgeName, NodeId, NodeName, StorageId, TemplatePrefix, VolumeId},
-    spec::RecipeFileName,
+    backup::{BackupMode, Compression},
+    command::Target,
+    ids::{ArchiveId, BridgeName, MacAddress, NodeId, NodeName, StorageId, TemplatePrefix, Vmid, VolumeId},
+    spec::{RecipeFileName, Settings},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -142,6 +144,102 @@ pub struct ActionParams {
     pub health_timeout_s: u32,
 }
 
+/// Of `backup`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackupParams {
+    /// The backup's row.
+    pub backup_id: i64,
+    /// Where its archive goes.
+    pub storage: StorageId,
+    /// How the container is kept still.
+    pub mode: BackupMode,
+    /// How small it is made.
+    pub compression: Compression,
+}
+
+/// Of `backup_delete`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackupDeleteParams {
+    /// The backup's row.
+    pub backup_id: i64,
+    /// Its archive.
+    pub archive: ArchiveId,
+    /// Of which container it is.
+    pub vmid: Vmid,
+}
+
+/// Of `restore` and `verify`. The container that is made stands in `side_containers`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestoreParams {
+    /// The status before.
+    pub previous: Status,
+    /// Bound on the health check, seconds.
+    #[serde(default = "default_health_timeout_s")]
+    pub health_timeout_s: u32,
+    /// The backup's row.
+    pub backup_id: i64,
+    /// Its archive.
+    pub archive: ArchiveId,
+    /// Of which container that is.
+    pub archive_vmid: Vmid,
+    /// The only node that reaches the archive; `None`: each node of the host does.
+    pub archive_node: Option<NodeId>,
+    /// What its file has to add up to.
+    pub sha256: Option<[u8; 32]>,
+    /// Where the new container's volumes go.
+    pub storage: StorageId,
+    /// Cores and memory as the app has them.
+    #[serde(default)]
+    pub settings: Settings,
+    /// GiB of the root volume as the app has it; `None`: as in the archive.
+    #[serde(default)]
+    pub disk_gb: Option<u32>,
+    /// Whether the app had a container when that was decided.
+    pub has_old: bool,
+    /// How long that is kept.
+    #[serde(default)]
+    pub keep: KeepPrevious,
+    /// Why it is kept so long, in words.
+    #[serde(default)]
+    pub keep_note: Option<String>,
+}
+
+/// Of `clone`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CloneParams {
+    /// The new app's status when it was accepted.
+    pub previous: Status,
+    /// Bound on the health check, seconds.
+    #[serde(default = "default_health_timeout_s")]
+    pub health_timeout_s: u32,
+    /// The container that is copied.
+    pub source: Target,
+    /// Its node.
+    pub source_node: NodeId,
+    /// Where the copy lies until the clone serves.
+    pub copy_storage: StorageId,
+    /// How the source is kept still.
+    pub mode: BackupMode,
+    /// How small the copy is made.
+    pub compression: Compression,
+    /// The new container's interface.
+    pub network: NetworkParams,
+}
+
+/// Of `discard`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiscardParams {
+    /// Bound on the health check, seconds.
+    #[serde(default = "default_health_timeout_s")]
+    pub health_timeout_s: u32,
+    /// The status before, which stays.
+    pub previous: Status,
+    /// Which container.
+    pub vmid: Vmid,
+    /// Whether the app has to be healthy first.
+    pub checks_health: bool,
+}
+
 /// Where the catalog entry does not say.
 pub const DEFAULT_HEALTH_TIMEOUT_S: u32 = 120;
 
@@ -195,4 +293,22 @@ pub struct Data {
     /// Whether its port led to it then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub was_published: Option<bool>,
+    /// Made by `back_up`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub archive: Option<ArchiveId>,
+    /// Whether the container started with its node when the operation first looked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub was_onboot: Option<bool>,
+    /// Whether there was no container any more when the operation first looked.
+    #[serde(default)]
+    pub old_is_gone: bool,
+    /// Of the container that the operation makes beside the app's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub side_mac: Option<MacAddress>,
+    /// The same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub side_address: Option<Ipv4Addr>,
+    /// Where the port that leads to it answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub side_published: Option<Ipv4Addr>,
 }

@@ -10,6 +10,7 @@ use super::{
 pub static PUBLISH: Kind = Kind {
     name: "publish",
     forward_only: false,
+    beside_app: false,
     // It runs all the while; `publish` has noted where the port answers.
     done: |_| Vec::new(),
     undone: |view, why| {

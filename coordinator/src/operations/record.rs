@@ -1,9 +1,10 @@
 //! Writes what happened: one transaction for the operation, its steps, what they change of the app, the log and the events; told to subscribers afterwards.
 
 use super::{
+    backup_record,
     params::{ConfigureParams, Data},
-    reserve,
-    step::Change,
+    reserve, side_record,
+    step::{Change, SideChange},
     surroundings::{self, SurroundingsError},
 };
 use crate::{
@@ -102,18 +103,17 @@ pub(crate) async fn write(
                 operation.app_id, operation.id
             ))
         })?;
-        events.push(
-            change_app(
-                &mut tx,
-                inventories,
-                now,
-                app,
-                operation,
-                &draft.changes,
-                &mut draft.lines,
-            )
-            .await?,
-        );
+        change_app(
+            &mut tx,
+            inventories,
+            now,
+            app,
+            operation,
+            &draft.changes,
+            &mut draft.lines,
+            &mut events,
+        )
+        .await?;
     }
     match operations::update(&mut tx, operation).await {
         Err(StoreError::Taken(_)) => return Err(RecordError::Behind),
@@ -210,6 +210,7 @@ pub(crate) fn app_event(app: &AppRow, removed: bool) -> NewEvent {
     }
 }
 
+#[allow(clippy::too_many_arguments)]
 async fn change_app(
     tx: &mut Connection,
     inventories: &Inventories,
@@ -218,7 +219,8 @@ async fn change_app(
     operation: &mut OperationRow,
     changes: &[Change],
     lines: &mut Vec<Line>,
-) -> Result<Event, RecordError> {
+    events: &mut Vec<Event>,
+) -> Result<(), RecordError> {
     let mut data: Data = serde_json::from_value(operation.data.clone()).map_err(StoreError::from)?;
     let deletes = [super::delete::DELETE.name, super::forget::FORGET.name].contains(&operation.kind.as_str());
     let leaving = app.status == Status::Removing && !deletes;
@@ -258,10 +260,15 @@ async fn change_app(
             Change::NotConfigured => operation_secrets::forget(&mut *tx, operation.id).await?,
             Change::Address(address) => app.ip_address = Some(*address),
             Change::Published(address) => app.published = *address,
+            Change::Archive(archive) => data.archive = Some(archive.clone()),
             Change::Template(volume) => data.template = Some(volume.clone()),
             Change::ChooseAgain(choice) => {
                 data.choices += 1;
-                lines.push(choose_again(tx, inventories, now, &mut app, *choice).await?);
+                let line = match side_record::own(&mut *tx, operation).await? {
+                    Some(side) => side_record::choose_again(&mut *tx, inventories, now, &side).await?,
+                    None => choose_again(&mut *tx, inventories, now, &mut app, *choice).await?,
+                };
+                lines.push(line);
             }
             Change::FreeReservations => {
                 reservations::free_all(&mut *tx, app.id.as_str()).await?;
@@ -280,6 +287,12 @@ async fn change_app(
                 operation.node_id = Some(*node);
                 operations::move_queued(&mut *tx, app.id.as_str(), *node).await?;
             }
+            Change::Side(change) => {
+                side_record::apply(&mut *tx, now, operation, &mut app, &mut data, change).await?;
+            }
+            Change::Backup(change) => {
+                events.extend(backup_record::apply(&mut *tx, now, operation, &mut data, change).await?);
+            }
         }
     }
     operation.data = serde_json::to_value(&data).map_err(StoreError::from)?;
@@ -289,10 +302,23 @@ async fn change_app(
         adopted_configurations::forget(&mut *tx, app.id.as_str()).await?;
         deployment_logs::forget(&mut *tx, app.id.as_str()).await?;
         apps::remove(&mut *tx, app.id.as_str()).await?;
+    } else if changes.iter().all(beside_app) {
+        // What is done beside the app changes nothing of it.
+        return Ok(());
     } else {
         apps::update(&mut *tx, now, &app).await?;
     }
-    Ok(store::insert_event(tx, now, app_event(&app, removed)).await?)
+    events.push(store::insert_event(tx, now, app_event(&app, removed)).await?);
+    Ok(())
+}
+
+/// Whether it changes nothing of the app itself.
+fn beside_app(change: &Change) -> bool {
+    match change {
+        Change::Backup(_) => true,
+        Change::Side(change) => *change != SideChange::TakesOver,
+        _ => false,
+    }
 }
 
 /// What was asked is in force: the app's row says so from now on.

@@ -12,6 +12,7 @@ use proximity_protocol::fault::Fault;
 pub static RESTART: Kind = Kind {
     name: "restart",
     forward_only: false,
+    beside_app: false,
     done: start::running,
     undone: |view, why| {
         if start::is_left_as_it_was(view) || serves_again(view) {

@@ -9,6 +9,7 @@
 
 use super::{
     drive::{Advance, At, Drive, Moment},
+    finish::given_up,
     record::Draft,
 };
 use crate::events::Event;
@@ -41,6 +42,7 @@ impl Drive<'_> {
                 "before this was done"
             }
         );
+        let changes = given_up(at.kind, &moment.view(&[]), &why, &advice);
         let row = &mut moment.steps[at.place];
         // Nothing went wrong with the step itself: let go on, it goes on in its direction, and a command that may have been carried out is sent again under its
         // own key.
@@ -48,7 +50,7 @@ impl Drive<'_> {
         let row = row.clone();
         let mut draft = Draft::of(moment.operation);
         draft.steps.push(row);
-        self.stuck(&mut draft, why, advice);
+        self.stuck(&mut draft, changes, why, advice);
         self.write(draft).await
     }
 }

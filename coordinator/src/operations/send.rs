@@ -24,9 +24,17 @@ use tokio::sync::mpsc;
 const PROGRESS_EVERY_MS: i64 = 1000;
 
 impl Drive<'_> {
-    pub(super) async fn send(&self, mut moment: Moment, at: At, verb: Verb, says: String) -> Advance {
+    /// To that node; `None`: the operation has none.
+    pub(super) async fn send(
+        &self,
+        mut moment: Moment,
+        at: At,
+        node: Option<NodeId>,
+        verb: Verb,
+        says: String,
+    ) -> Advance {
         let deps = self.engine.deps();
-        let Some(node) = moment.operation.node_id else {
+        let Some(node) = node else {
             return self
                 .failed(moment, at, internal("the operation has no node"), None)
                 .await;

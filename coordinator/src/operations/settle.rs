@@ -2,6 +2,7 @@
 
 use super::{
     drive::{Advance, At, Drive, Moment, Pause},
+    finish::given_up,
     record::{Draft, RecordError, line},
     retry::{self, Failed, Verdict},
     step::{Change, Step},
@@ -44,7 +45,7 @@ impl Drive<'_> {
             let moved = |change: &Change| matches!(change, Change::Moved(to) if to != node);
             changes.iter().any(moved)
         });
-        let row = self.passed(&mut moment.steps[at.place], at.undo);
+        let row = self.passed_once(&mut moment.steps[at.place], at);
         moment.operation.quiet_since = None;
         let draft = Draft {
             steps: vec![row],
@@ -66,7 +67,7 @@ impl Drive<'_> {
             (None, true) => Vec::new(),
             (_, false) => (at.step.settle)(&moment.view(&[]), &Outcome::Done).unwrap_or_default(),
         };
-        let row = self.passed(&mut moment.steps[at.place], at.undo);
+        let row = self.passed_once(&mut moment.steps[at.place], at);
         let words = match fault.kind {
             FaultKind::ContainerMissing => "Nothing of the app is there any more".to_owned(),
             // Something is there, and it stays: the operator has to know.
@@ -103,6 +104,17 @@ impl Drive<'_> {
         draft.operation.started_at = draft.operation.started_at.or(row.finished_at);
         draft.steps.push(row);
         self.write(draft).await
+    }
+
+    /// A step that repeats is looked at once more.
+    fn passed_once(&self, row: &mut StepRow, at: At) -> StepRow {
+        let mut passed = self.passed(row, at.undo);
+        if at.step.repeats && !at.undo {
+            passed.state = StepState::Pending;
+            passed.finished_at = None;
+            passed.tries = 0;
+        }
+        passed
     }
 
     fn passed(&self, row: &mut StepRow, undo: bool) -> StepRow {
@@ -181,11 +193,9 @@ impl Drive<'_> {
                 draft.operation.error.get_or_insert(error);
                 let advice = (at.kind.advice)(&moment.view(&[]));
                 let direction = if at.undo { "taking back: " } else { "" };
-                self.stuck(
-                    &mut draft,
-                    format!("{direction}{}", step_failed(at.step, &fault)),
-                    advice,
-                );
+                let why = format!("{direction}{}", step_failed(at.step, &fault));
+                let changes = given_up(at.kind, &moment.view(&[]), &why, &advice);
+                self.stuck(&mut draft, changes, why, advice);
             }
         }
         match self.try_write(draft).await {

@@ -12,6 +12,7 @@ use proximity_protocol::fault::{Fault, FaultKind};
 pub static START: Kind = Kind {
     name: "start",
     forward_only: false,
+    beside_app: false,
     done: running,
     undone: |view, why| {
         if is_left_as_it_was(view) {

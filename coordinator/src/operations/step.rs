@@ -4,12 +4,13 @@ use super::params::{ConfigureParams, Data};
 pub use super::seats::Load;
 use crate::{
     domain::app_state::Status,
-    store::{apps::AppRow, operations::OperationRow, reservations::Choice},
+    store::{apps::AppRow, operations::OperationRow, reservations::Choice, side_containers::SideRow},
 };
 use proximity_protocol::{
+    backup::{ArchiveTested, BackupMade},
     command::{Outcome, Target, Verb},
     fault::{Fault, FaultKind},
-    ids::{EnvName, MacAddress, NodeId, Vmid, VolumeId},
+    ids::{ArchiveId, EnvName, MacAddress, NodeId, Vmid, VolumeId},
     secret::SecretText,
 };
 use std::net::Ipv4Addr;
@@ -22,6 +23,8 @@ pub struct Kind {
     pub steps: &'static [Step],
     /// It is never taken back: it is tried again until it ends, or is stuck.
     pub forward_only: bool,
+    /// It works beside the app, which goes on: one that is stuck does not make the app's status `error`; the registry then says what `undone` says.
+    pub beside_app: bool,
     /// What the registry says when it has ended as asked.
     pub done: fn(&View<'_>) -> Vec<Change>,
     /// What the registry says when it was taken back; the text says why.
@@ -50,6 +53,8 @@ pub struct Step {
     pub secrets: bool,
     /// How its command loads the node; its undo always counts as a load.
     pub load: Load,
+    /// It is taken again after each success, until it finds nothing left to do.
+    pub repeats: bool,
     /// How it is taken back; `None`: there is nothing to take back, or an earlier step's undo does.
     pub undo: Option<Undo>,
 }
@@ -71,6 +76,7 @@ impl Step {
             ends: &[],
             secrets: false,
             load: Load::Node,
+            repeats: false,
             undo: None,
         }
     }
@@ -123,6 +129,8 @@ pub enum Act {
         says: String,
         /// Only one at a time of the same name (e.g. one download of a template to a storage).
         exclusive: Option<String>,
+        /// On this node; `None`: on the operation's.
+        at: Option<NodeId>,
     },
     /// Nothing.
     Nothing {
@@ -137,7 +145,22 @@ impl Act {
             verb: Box::new(verb),
             says: says.into(),
             exclusive: None,
+            at: None,
         })
+    }
+    /// The same on that node.
+    pub(crate) fn at(self, node: NodeId) -> Act {
+        match self {
+            Act::Send {
+                verb, says, exclusive, ..
+            } => Act::Send {
+                verb,
+                says,
+                exclusive,
+                at: Some(node),
+            },
+            nothing => nothing,
+        }
     }
     pub(crate) fn nothing(because: impl Into<String>) -> Result<Act, Fault> {
         Ok(Act::Nothing {
@@ -193,6 +216,78 @@ pub enum Change {
     RemoveApp,
     /// The container is on this node of its host now, where nothing is published yet.
     Moved(NodeId),
+    /// The archive for later steps.
+    Archive(ArchiveId),
+    /// Of the backup that the operation is about.
+    Backup(BackupChange),
+    /// Of the containers beside the one that serves.
+    Side(SideChange),
+}
+
+/// What a step changes of a container beside the one that serves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SideChange {
+    /// How the one that serves stood before.
+    OldStood {
+        /// There is none any more.
+        gone: bool,
+        /// Whether it started with its node.
+        onboot: bool,
+    },
+    /// The operation's own was made.
+    Made(Option<MacAddress>),
+    /// The operation's own has this address.
+    Address(Ipv4Addr),
+    /// The port leads to the operation's own, and answers there.
+    Published(Ipv4Addr),
+    /// The operation's own serves from now on, and the one that did is kept.
+    TakesOver,
+    /// The operation's own is gone, or never was.
+    Gone,
+    /// The one of that number is gone, or let go.
+    Removed(Vmid),
+    /// The one of that number could not be removed; why.
+    Stays(Vmid, String),
+}
+
+/// What a step changes of a backup.
+#[derive(Debug, Clone, PartialEq)]
+pub enum BackupChange {
+    /// Its archive was made.
+    Made(Box<BackupMade>),
+    /// Its archive was read to its end.
+    Tested(ArchiveTested),
+    /// It can be restored.
+    Completed,
+    /// It was not made; why.
+    Failed(String),
+    /// It could not be deleted and is as it was; why.
+    NotDeleted(String),
+    /// Its app came back from it; whether that was seen to be healthy.
+    Restored {
+        /// It was.
+        proven: bool,
+    },
+    /// Nothing came of restoring it and it is as it was; why.
+    NotRestored(String),
+    /// Somebody else removed its archive.
+    Gone(String),
+    /// Its archive cannot be read any more; how that shows.
+    Damaged(String),
+    /// Its row goes.
+    Removed,
+}
+
+impl BackupChange {
+    /// What is told of a backup that could not be restored: that its archive is gone, if that is why.
+    pub(crate) fn not_restored(view: &View<'_>, why: &str) -> Self {
+        let kind = view.operation.error.as_ref().map(|error| error["kind"].clone());
+        match kind.and_then(|kind| serde_json::from_value::<FaultKind>(kind).ok()) {
+            Some(FaultKind::ArchiveMissing) => Self::Gone(why.to_owned()),
+            Some(FaultKind::ArchiveDamaged) => Self::Damaged(why.to_owned()),
+            _ => Self::NotRestored(why.to_owned()),
+        }
+    }
 }
 
 /// What a step may look at.
@@ -205,6 +300,8 @@ pub struct View<'a> {
     pub node: &'a str,
     /// What earlier steps left.
     pub data: &'a Data,
+    /// The app's containers beside the one that serves, by number.
+    pub side: &'a [SideRow],
     /// The reserved static address, if its host has such.
     pub reserved_address: Option<Ipv4Addr>,
     /// Whether the container has been made already in this operation.

@@ -16,6 +16,7 @@ use proximity_protocol::{
 pub static STOP: Kind = Kind {
     name: "stop",
     forward_only: false,
+    beside_app: false,
     done: |_| vec![Change::Status(Status::Stopped), Change::Reason(None)],
     undone: |view, why| {
         let looked = view

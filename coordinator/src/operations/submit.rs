@@ -17,7 +17,7 @@ use crate::{
         settings,
     },
 };
-use proximity_protocol::ids::OperationId;
+use proximity_protocol::ids::{NodeId, OperationId};
 use serde_json::Value;
 
 /// Who asked.
@@ -38,6 +38,19 @@ pub async fn queue(
     params: Value,
     requester: &Requester,
 ) -> Result<OperationId, StoreError> {
+    queue_at(tx, now, kind, app, app.node_id, params, requester).await
+}
+
+/// The same on another node than the app's: where a backup of it lies.
+pub async fn queue_at(
+    tx: &mut Connection,
+    now: UnixMs,
+    kind: &Kind,
+    app: &AppRow,
+    node: NodeId,
+    params: Value,
+    requester: &Requester,
+) -> Result<OperationId, StoreError> {
     let settings: OperationSettings = settings::get(&mut *tx, OperationSettings::NAME)
         .await?
         .unwrap_or_default();
@@ -50,7 +63,7 @@ pub async fn queue(
         kind: kind.name.to_owned(),
         app_id: app.id.to_string(),
         hostname: app.hostname.clone(),
-        node_id: Some(app.node_id),
+        node_id: Some(node),
         owner_id: app.owner_id,
         state: OperationState::Queued,
         reason: None,

@@ -16,6 +16,7 @@ use crate::{
         fleet::FleetNode,
         operations,
         reservations::{self, Reserved},
+        side_containers,
     },
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -97,6 +98,11 @@ impl Reconciler {
                 .map(|app| (app.id.to_string(), app))
                 .collect(),
             reservations: reservations::of_host(&mut conn, host_id).await?,
+            side: side_containers::of_host(&mut conn, host_id)
+                .await?
+                .into_iter()
+                .map(|side| side.vmid.get())
+                .collect(),
             busy: operations::busy(&mut conn).await?,
             abandoned: operations::abandoned(&mut conn).await?,
         })

@@ -37,6 +37,8 @@ pub struct Known {
     pub apps: HashMap<String, AppRow>,
     /// Every reservation of the host.
     pub reservations: Vec<Reservation>,
+    /// Containers beside the apps' own: they are known, and their numbers stay reserved.
+    pub side: BTreeSet<u32>,
     /// Apps with an operation under way.
     pub busy: BTreeSet<String>,
     /// Apps whose latest operation an operator has abandoned.
@@ -88,7 +90,7 @@ pub fn strays(seen: &HostSeen, known: &Known, before: &BTreeSet<String>) -> Vec<
     let mut containers = BTreeSet::new();
     let is_stray = |app: &str, vmid: u32| match known.apps.get(app) {
         None => !before.contains(app),
-        Some(row) => row.vmid != Some(vmid) && !known.busy.contains(app),
+        Some(row) => row.vmid != Some(vmid) && !known.busy.contains(app) && !known.side.contains(&vmid),
     };
     for (node, inventory) in &seen.told {
         for container in &inventory.containers {
@@ -157,6 +159,11 @@ pub fn strays(seen: &HostSeen, known: &Known, before: &BTreeSet<String>) -> Vec<
 /// Whether an app has no use for a reservation any more, as far as the registry goes.
 fn is_left(reservation: &Reservation, known: &Known, now: UnixMs) -> bool {
     let app = reservation.app_id.as_str();
+    if let Reserved::Vmid { vmid, .. } = reservation.what
+        && known.side.contains(&vmid)
+    {
+        return false;
+    }
     if known.busy.contains(app) || now - reservation.created_at < GRACE_MS {
         return false;
     }

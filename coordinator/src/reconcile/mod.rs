@@ -4,7 +4,8 @@
 //! somebody asks: a *round*. What an inventory seems to say is never believed at once: it may be older than an operation that has just ended. So the apps' rows
 //! are read first, then the node is asked anew (`survey`), and a finding ([`drift`], pure) is written only if the row has not changed since and the app's
 //! lease is free (`write`). A round then looks, for each host whose nodes have all told everything, for what is left of apps that are no more ([`leftovers`],
-//! pure), and frees what is proven to be nobody's (`free`). What was looked at, found and done is kept as a [`report`].
+//! pure), and frees what is proven to be nobody's (`free`). Containers that were kept for a while after a restore go at its end (`previous`). What was looked
+//! at, found and done is kept as a [`report`].
 //!
 //! No finding is lost: one that was not written because the app had changed is looked at again at once, and when an operation ends, its node is looked at
 //! again, since what was told while it was at work counted for nothing. A node tells only what has changed, so nobody else would ask until the next round.
@@ -22,6 +23,7 @@ pub mod rounds;
 
 mod free;
 mod look;
+mod previous;
 mod survey;
 #[cfg(test)]
 mod tests;
@@ -253,6 +255,7 @@ impl Reconciler {
     async fn round_and_again(&self, cause: Cause) -> Result<(Report, Vec<NodeId>), ReconcileError> {
         let ids = self.rounds.begin(Round::Reconcile, cause).await?;
         let (report, changed) = self.look_at_all().await?;
+        self.discard_due().await?;
         self.rounds.finish(&ids, &report).await?;
         tracing::info!(
             nodes = report.nodes.len(),

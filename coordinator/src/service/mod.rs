@@ -1,6 +1,7 @@
 //! Use cases: authorise, validate, one transaction, wake the engine. A handler calls one of these and turns the answer into JSON; nothing here knows HTTP.
 
 pub mod apps;
+pub mod backups;
 pub mod operations;
 
 pub mod audit;

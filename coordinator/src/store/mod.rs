@@ -6,6 +6,7 @@
 pub mod adopted_configurations;
 pub mod app_secrets;
 pub mod apps;
+pub mod backups;
 pub mod certificates;
 pub mod deployment_logs;
 pub mod events;
@@ -21,6 +22,7 @@ pub mod reservations;
 mod row;
 pub mod sessions;
 pub mod settings;
+pub mod side_containers;
 pub mod users;
 
 use crate::clock::UnixMs;

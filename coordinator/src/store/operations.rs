@@ -406,13 +406,15 @@ pub async fn step_in(tx: &mut Connection, o: &OperationRow) -> Result<(), StoreE
     Ok(())
 }
 
-/// The app is on another node: what waits its turn begins there.
+/// The app is on another node: what waits its turn begins there, except what is about an archive, which has not moved.
 pub async fn move_queued(tx: &mut Connection, app_id: &str, node: NodeId) -> Result<(), StoreError> {
-    sqlx::query("UPDATE operations SET node_id = $2 WHERE app_id = $1 AND state = 'queued'")
-        .bind(app_id)
-        .bind(node.to_string())
-        .execute(tx)
-        .await?;
+    sqlx::query(
+        "UPDATE operations SET node_id = $2 WHERE app_id = $1 AND state = 'queued' AND kind <> 'backup_delete'",
+    )
+    .bind(app_id)
+    .bind(node.to_string())
+    .execute(tx)
+    .await?;
     Ok(())
 }
 

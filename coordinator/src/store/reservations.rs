@@ -139,10 +139,11 @@ pub async fn free_all(tx: &mut Connection, app_id: &str) -> Result<(), StoreErro
     Ok(())
 }
 
-/// VMIDs of a host that have an owner or were refused lately.
+/// VMIDs of a host that have an owner, of which there are backups (a container that were given one would take them for its own), or that were refused lately.
 pub async fn taken_vmids(tx: &mut Connection, now: UnixMs, host_id: i64) -> Result<BTreeSet<u32>, StoreError> {
     sqlx::query(
         "SELECT vmid AS value FROM vmid_reservations WHERE host_id = $1
+         UNION ALL SELECT vmid FROM backups WHERE host_id = $1 AND status NOT IN ('failed', 'gone')
          UNION ALL SELECT CAST(value AS BIGINT) FROM refused_choices WHERE host_id = $1 AND kind = 'vmid' AND at > $2",
     )
     .bind(host_id)

@@ -87,7 +87,7 @@ async fn what_has_not_begun_does_nothing() {
 async fn assert_as_it_was(world: &World, kind: &Kind, operation: &operations::OperationRow, context: &str) {
     let app = world.app("nginx-00000001").await.unwrap();
     match kind.name {
-        "deploy" | "adopt" => world.assert_ended(kind.name, operation, context).await,
+        "deploy" | "clone" | "adopt" => world.assert_ended(kind.name, operation, context).await,
         // Whether the port answers is looked at by reconciliation.
         "publish" => assert_eq!((app.status, app.status_reason), (Status::Running, None), "{context}"),
         "start" => {

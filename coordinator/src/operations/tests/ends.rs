@@ -1,18 +1,28 @@
 //! What has to be true when operations have ended.
 
-use super::{node::Container, world::World};
-use crate::{
-    domain::{app_state::Status, operation_state::OperationState},
-    store::{adopted_configurations, app_secrets, apps::AppRow, operations::OperationRow},
+use super::{
+    node::Container,
+    world::{SIDE, SOURCE, World},
 };
-use proximity_protocol::spec::Settings;
+use crate::{
+    domain::{app_state::Status, backups::BackupStatus, operation_state::OperationState},
+    store::{
+        adopted_configurations, app_secrets,
+        apps::AppRow,
+        backups::{self, BackupRow},
+        operations::OperationRow,
+        side_containers::{self, SideRow},
+    },
+};
+use proximity_protocol::{ids::ArchiveId, spec::Settings};
 use std::net::Ipv4Addr;
 
 impl World {
     async fn count(&self, table: &'static str) -> i64 {
         let sql = match table {
             "vmid" => {
-                "SELECT COUNT(*) FROM vmid_reservations r WHERE NOT EXISTS (SELECT 1 FROM apps a WHERE a.id = r.app_id AND a.vmid = r.vmid)"
+                "SELECT COUNT(*) FROM vmid_reservations r WHERE NOT EXISTS (SELECT 1 FROM apps a WHERE a.id = r.app_id AND a.vmid = r.vmid)
+                 AND NOT EXISTS (SELECT 1 FROM side_containers s WHERE s.app_id = r.app_id AND s.vmid = r.vmid)"
             }
             "port" => {
                 "SELECT COUNT(*) FROM port_reservations r WHERE NOT EXISTS (SELECT 1 FROM apps a WHERE a.id = r.app_id AND a.public_port = r.port)"
@@ -22,6 +32,10 @@ impl World {
             }
             "unreserved" => {
                 "SELECT COUNT(*) FROM apps a WHERE a.vmid IS NOT NULL AND NOT EXISTS (SELECT 1 FROM vmid_reservations r WHERE r.app_id = a.id AND r.vmid = a.vmid)"
+            }
+            "side" => {
+                "SELECT COUNT(*) FROM side_containers s WHERE NOT EXISTS (SELECT 1 FROM vmid_reservations r WHERE r.app_id = s.app_id AND r.vmid = s.vmid)
+                 OR NOT EXISTS (SELECT 1 FROM apps a WHERE a.id = s.app_id)"
             }
             "secret" => {
                 "SELECT COUNT(*) FROM app_secrets s WHERE NOT EXISTS (SELECT 1 FROM apps a WHERE a.id = s.app_id)"
@@ -56,6 +70,7 @@ impl World {
             "port",
             "address",
             "unreserved",
+            "side",
             "secret",
             "new secret",
             "kept configuration",
@@ -69,9 +84,16 @@ impl World {
                     // Somebody else's.
                     continue;
                 };
+                if owner.app.as_str() == SOURCE {
+                    assert!(container.running, "{context}: what is cloned was stopped");
+                    continue;
+                }
                 let app = self.app(owner.app.as_str()).await;
                 let app = app.unwrap_or_else(|| panic!("{context}: container {vmid} without an app"));
-                assert_eq!(app.vmid, Some(*vmid), "{context}: container {vmid} is not its app's");
+                let mut conn = self.store.read().await.unwrap();
+                let beside = side_containers::of_app(&mut conn, owner.app.as_str()).await.unwrap();
+                let known = app.vmid == Some(*vmid) || beside.iter().any(|side| side.vmid.get() == *vmid);
+                assert!(known, "{context}: container {vmid} is not its app's");
             }
             for (port, target) in &published {
                 assert!(
@@ -94,22 +116,27 @@ impl World {
                 m.published.len(),
             )
         });
+        let left = self.nodes.model(self.node(), |m| {
+            let of_source = |c: &&Container| c.owner.as_ref().is_some_and(|owner| owner.app.as_str() == SOURCE);
+            m.containers.values().filter(|c| !of_source(c)).count() + m.published.len()
+        });
+        if kind_name == "clone" && matches!(operation.state, OperationState::Done | OperationState::Undone) {
+            let (_, archives) = self.backup().await;
+            assert!(archives.is_empty(), "{context}: the copy is left: {archives:?}");
+        }
         let by_hand = self.nodes.model(self.node(), |m| m.containers.get(&100).cloned());
         let serves = container.as_ref().is_some_and(|c| c.running) && published == 1;
         let status = app.as_ref().map(|a| a.status);
         match (kind_name, operation.state) {
-            ("deploy" | "start" | "restart" | "publish", OperationState::Done) => {
+            ("deploy" | "clone" | "start" | "restart" | "publish", OperationState::Done) => {
                 assert_eq!(status, Some(Status::Running), "{context}");
                 assert!(serves, "{context}: running but does not serve");
                 assert!(app.unwrap().published.is_some(), "{context}");
             }
-            ("deploy", OperationState::Undone) => {
+            ("deploy" | "clone", OperationState::Undone) => {
                 assert_eq!(status, Some(Status::Error), "{context}");
                 let reason = app.unwrap().status_reason.unwrap_or_default();
                 assert!(!reason.is_empty(), "{context}: no reason");
-                let left = self
-                    .nodes
-                    .model(self.node(), |m| m.containers.len() + m.published.len());
                 assert_eq!(left, 0, "{context}: something is left on the node");
                 assert_eq!(self.reservation_count().await, 0, "{context}");
             }
@@ -138,12 +165,7 @@ impl World {
             }
             ("delete", OperationState::Done) => {
                 assert_eq!(status, None, "{context}");
-                assert_eq!(
-                    self.nodes
-                        .model(self.node(), |m| m.containers.len() + m.published.len()),
-                    0,
-                    "{context}"
-                );
+                assert_eq!(left, 0, "{context}");
                 assert_eq!(self.reservation_count().await, 0, "{context}");
             }
             ("adopt", OperationState::Done) => {
@@ -198,6 +220,110 @@ impl World {
                 let runs = self.nodes.model(self.ids[here], |m| m.containers[&100].running);
                 assert!(runs, "{context}: published and does not run");
             }
+            ("restore", OperationState::Done | OperationState::Undone) => {
+                let done = operation.state == OperationState::Done;
+                assert_eq!(status, Some(Status::Running), "{context}");
+                assert!(serves, "{context}: running but does not serve");
+                let app = app.unwrap();
+                let (vmid, generation) = if done { (SIDE, 2) } else { (100, 1) };
+                assert_eq!((app.vmid, app.generation), (Some(vmid), generation), "{context}");
+                assert!(app.published.is_some() && container.unwrap().onboot, "{context}");
+                assert_eq!(app.ip_address, Some(Ipv4Addr::new(10, 1, 0, 10)), "{context}");
+                let side = self.side().await;
+                if done {
+                    // The old one is kept, stands still, and does not come up with its node.
+                    let side = side.expect("it is not kept");
+                    assert_eq!((side.vmid.get(), side.generation), (100, 1), "{context}");
+                    assert!(side.keep_until.is_some(), "{context}");
+                    let old = by_hand.unwrap();
+                    assert!(!old.running && !old.onboot, "{context}: {old:?}");
+                } else {
+                    assert_eq!(side, None, "{context}");
+                    let left = self.nodes.model(self.node(), |m| m.containers.len());
+                    assert_eq!(left, 1, "{context}: the new one was not taken away");
+                }
+                let (backup, archives) = self.backup().await;
+                let backup = backup.unwrap();
+                assert_eq!(backup.status, BackupStatus::Completed, "{context}");
+                assert_eq!(archives, [backup.volid.unwrap()], "{context}: the backup is gone");
+                assert_eq!(backup.verified_at.is_some(), done, "{context}");
+                assert_eq!(backup.error_message.is_some(), !done, "{context}");
+            }
+            ("verify", OperationState::Done | OperationState::Undone) => {
+                assert_eq!(status, Some(Status::Running), "{context}");
+                assert!(serves, "{context}: running but does not serve");
+                assert_eq!(self.side().await, None, "{context}");
+                let left = self.nodes.model(self.node(), |m| m.containers.len());
+                assert_eq!(left, 1, "{context}: the trial is left");
+                let (backup, archives) = self.backup().await;
+                let backup = backup.unwrap();
+                assert_eq!(archives, [backup.volid.unwrap()], "{context}");
+                let done = operation.state == OperationState::Done;
+                assert_eq!(
+                    (backup.verified_at.is_some(), backup.error_message.is_some()),
+                    (done, !done),
+                    "{context}"
+                );
+            }
+            ("verify", OperationState::Stuck) => {
+                assert_eq!(status, Some(Status::Running), "{context}");
+                assert!(serves && self.side().await.is_some(), "{context}");
+            }
+            ("discard", OperationState::Done | OperationState::Undone) => {
+                assert_eq!(status, Some(Status::Running), "{context}");
+                assert!(serves, "{context}: running but does not serve");
+                let side = self.side().await;
+                assert_eq!(side.is_none(), operation.state == OperationState::Done, "{context}");
+                if let Some(side) = side {
+                    assert!(
+                        side.note.is_some() && side.keep_until > Some(operation.created_at),
+                        "{context}"
+                    );
+                }
+            }
+            ("discard", OperationState::Stuck) => {
+                assert_eq!(status, Some(Status::Running), "{context}");
+                assert!(serves && self.side().await.is_some(), "{context}");
+            }
+            ("backup" | "backup_delete", OperationState::Stuck) => {
+                assert!(
+                    operation.action.as_ref().is_some_and(|a| a.contains("pve")),
+                    "{context}: {operation:?}"
+                );
+                // The app goes on.
+                assert_eq!(status, Some(Status::Running), "{context}");
+                assert!(serves, "{context}: running but does not serve");
+                let (backup, _) = self.backup().await;
+                let backup = backup.unwrap();
+                assert!(!backup.status.in_progress(), "{context}: {backup:?}");
+                assert!(
+                    backup.error_message.is_some_and(|why| why.contains("pve")),
+                    "{context}: nothing is told"
+                );
+            }
+            ("backup", OperationState::Done | OperationState::Undone) => {
+                assert_eq!(status, Some(Status::Running), "{context}");
+                assert!(serves, "{context}: running but does not serve");
+                let (backup, archives) = self.backup().await;
+                let backup = backup.unwrap();
+                if operation.state == OperationState::Done {
+                    assert_eq!(backup.status, BackupStatus::Completed, "{context}");
+                    assert_eq!(archives, [backup.volid.unwrap()], "{context}");
+                    assert!(backup.checksum.unwrap().starts_with("sha256:ab"), "{context}");
+                    assert!(
+                        backup.log.contains("Finished") && backup.completed_at.is_some(),
+                        "{context}"
+                    );
+                } else {
+                    assert_eq!(backup.status, BackupStatus::Failed, "{context}");
+                    assert!(archives.is_empty() && backup.volid.is_none(), "{context}: {archives:?}");
+                    assert!(backup.error_message.is_some(), "{context}");
+                }
+            }
+            ("backup_delete", OperationState::Done) => {
+                let (backup, archives) = self.backup().await;
+                assert!(backup.is_none() && archives.is_empty(), "{context}: {archives:?}");
+            }
             (_, OperationState::Stuck) => {
                 assert!(
                     operation.action.as_ref().is_some_and(|a| a.contains("pve")),
@@ -211,6 +337,27 @@ impl World {
 }
 
 impl World {
+    /// The one container beside the app's.
+    pub(crate) async fn side(&self) -> Option<SideRow> {
+        let mut conn = self.store.read().await.unwrap();
+        let mut all = side_containers::of_app(&mut conn, "nginx-00000001").await.unwrap();
+        assert!(all.len() < 2, "{all:?}");
+        all.pop()
+    }
+
+    /// The one backup, and every archive on the nodes.
+    pub(crate) async fn backup(&self) -> (Option<BackupRow>, Vec<ArchiveId>) {
+        let mut conn = self.store.read().await.unwrap();
+        let (mut rows, _) = backups::of_app(&mut conn, "nginx-00000001", 2, 0).await.unwrap();
+        assert!(rows.len() < 2, "{rows:?}");
+        let mut archives = Vec::new();
+        for node in &self.ids {
+            self.nodes
+                .model(*node, |m| archives.extend(m.archives.all.keys().cloned()));
+        }
+        (rows.pop(), archives)
+    }
+
     /// What the container has, what the row says and what was asked agree; taken back, all is as before, but for a disk, which never shrinks.
     async fn assert_configured(&self, app: &AppRow, container: &Container, done: bool, context: &str) {
         let resources = &app.resources;

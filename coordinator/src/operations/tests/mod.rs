@@ -1,6 +1,7 @@
 //! The engine against an in-memory node that can fail, wait, lose answers and go away at every command, and against being dropped at every await point.
 #![allow(clippy::unwrap_used)]
 
+pub(crate) mod backups;
 mod cancelled;
 mod changes;
 mod clock;

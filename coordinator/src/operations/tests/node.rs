@@ -1,6 +1,9 @@
 //! A node in memory: idempotent verbs, a journal by step key, and one place at which something goes wrong.
 
-use super::changes;
+use super::{
+    backups::{self, Archives},
+    changes,
+};
 use crate::nodes::{BoxFuture, CommandError, NodeChange, NodeCommands, NodeQueries};
 use proximity_protocol::{
     command::{Command, Outcome, Progress, Target, Verb},
@@ -59,6 +62,8 @@ pub(crate) struct Container {
     /// Keys that wait for the next start.
     pub(crate) pending: Vec<String>,
     pub(crate) ha: bool,
+    /// Whether it is started with its node.
+    pub(crate) onboot: bool,
 }
 
 impl Container {
@@ -77,6 +82,7 @@ impl Container {
             disk_gb: 2,
             pending: vec![],
             ha: false,
+            onboot: true,
         }
     }
 }
@@ -114,6 +120,7 @@ pub(crate) struct Model {
     pub(crate) destroys_adopted: bool,
     /// A running container takes its memory over at the next start only.
     pub(crate) memory_waits: bool,
+    pub(crate) archives: Archives,
     /// How often a container was really made.
     pub(crate) made: u32,
     /// How many commands that load the node are being carried out now, and the most that ever were.
@@ -290,6 +297,7 @@ impl FakeNodes {
                 | Verb::InstallRecipe { .. }
                 | Verb::RewriteValues { .. }
                 | Verb::AwaitHealthy { .. }
+                | Verb::CheckFiles { .. }
         );
         self.model(node, |m| {
             m.busy += usize::from(loads);
@@ -466,6 +474,19 @@ fn act(model: &mut Model, command: &Command) -> Result<Outcome, Fault> {
         }
         Verb::EnsureStarted(target) => {
             there(model, target, false)?;
+            let beside = model.containers.iter().find(|(vmid, c)| {
+                let same = c.owner.as_ref().is_some_and(|owner| owner.app == target.owner.app);
+                // One without an address is in nobody's way.
+                **vmid != target.vmid.get() && same && c.running && c.address.is_some()
+            });
+            let alone = model
+                .containers
+                .get(&target.vmid.get())
+                .is_some_and(|c| c.address.is_none());
+            assert!(
+                alone || beside.is_none(),
+                "two containers of one app run: {target:?} and {beside:?}"
+            );
             let container = ours(model, target)?.unwrap();
             if !container.running {
                 container.pending.clear();
@@ -523,7 +544,7 @@ fn act(model: &mut Model, command: &Command) -> Result<Outcome, Fault> {
             Ok(Outcome::Done)
         }
         Verb::Examine { only } => Ok(Outcome::Examined(Box::new(changes::examination(model, *only)))),
-        other => changes::act(model, other),
+        _ => backups::act(model, command),
     }
 }
 

@@ -1,6 +1,7 @@
 //! A registry with a host, nodes and users, the fake nodes behind it, and what has to be true when everything has ended.
 
 use super::{
+    backups,
     clock::TestClock,
     node::{Container, FakeNodes, Port},
 };
@@ -8,36 +9,59 @@ use crate::{
     clock::{Clock, SharedClock},
     domain::{
         app_state::Status,
+        backups::BackupStatus,
         settings::{Group as _, OperationSettings},
+        side_containers::{KeepPrevious, SideRole},
     },
     events::Bus,
     nodes::{SharedQueries, inventories::Inventories},
     operations::{
         Engine, EngineDeps, EngineSettings, kind,
         params::{
-            ActionParams, ConfigureParams, DeployParams, DeployRecipe, EnvironmentParams, FixedParams, MigrateParams,
-            NetworkParams,
+            ActionParams, BackupDeleteParams, BackupParams, CloneParams, ConfigureParams, DeployParams, DeployRecipe,
+            DiscardParams, EnvironmentParams, FixedParams, MigrateParams, NetworkParams, RestoreParams,
         },
         submit::{self, Requester},
     },
     secrets::Sealer,
     store::{
-        Store, app_secrets,
+        Connection, Store, app_secrets,
         apps::{self, AppRow, Resources},
         operation_secrets,
         operations::{self, OperationRow},
         reservations, settings,
+        side_containers::{self, SideRow},
     },
 };
 use proximity_protocol::{
+    backup::{BackupMode, Compression},
     command::Target,
-    ids::{AppId, BridgeName, EnvName, Epoch, NodeId, NodeName, OperationId, StorageId, TemplatePrefix, Vmid},
+    ids::{
+        AppId, ArchiveId, BridgeName, EnvName, Epoch, Generation, NodeId, NodeName, OperationId, Owner, StorageId,
+        TemplatePrefix, Vmid,
+    },
     observed::{BridgeFact, NodeFacts, PolicyFact, StorageFact},
     secret::SecretText,
-    spec::Recipe,
+    spec::{Recipe, Settings},
 };
 use std::{collections::BTreeMap, net::Ipv4Addr, path::Path, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
+
+/// The number of the container beside the app's.
+pub(crate) const SIDE: u32 = 101;
+
+/// The app that is cloned; the registry does not look at it meanwhile.
+pub(crate) const SOURCE: &str = "nginx-00000009";
+
+fn source() -> Target {
+    Target {
+        vmid: Vmid::new(200).unwrap(),
+        owner: Owner {
+            app: AppId::new(SOURCE).unwrap(),
+            generation: Generation(1),
+        },
+    }
+}
 
 pub(crate) struct World {
     pub(crate) store: Store,
@@ -50,7 +74,7 @@ pub(crate) struct World {
     _dir: tempfile::TempDir,
 }
 
-fn facts(name: &str) -> NodeFacts {
+pub(crate) fn facts(name: &str) -> NodeFacts {
     NodeFacts {
         node_name: NodeName::new(name).unwrap(),
         address: Ipv4Addr::new(192, 0, 2, 1),
@@ -64,7 +88,7 @@ fn facts(name: &str) -> NodeFacts {
         storages: vec![StorageFact {
             id: StorageId::new("local").unwrap(),
             kind: "dir".into(),
-            content: vec!["rootdir".into(), "vztmpl".into()],
+            content: vec!["rootdir".into(), "vztmpl".into(), "backup".into()],
             shared: false,
             total_bytes: Some(4 << 40),
             used_bytes: Some(0),
@@ -210,6 +234,7 @@ impl World {
         let mut tx = self.store.begin().await.unwrap();
         let status = match kind_name {
             "deploy" => Status::Deploying,
+            "clone" => Status::Cloning,
             "adopt" => Status::Adopting,
             "start" => Status::Stopped,
             _ => Status::Running,
@@ -236,6 +261,60 @@ impl World {
             app_secrets::put(&mut tx, id, "PASSWORD", &sealed).await.unwrap();
         }
         let params = match kind_name {
+            "backup" => serde_json::to_value(BackupParams {
+                backup_id: backups::put_row(&mut tx, now, &app, BackupStatus::Creating, None).await,
+                storage: StorageId::new("local").unwrap(),
+                mode: BackupMode::Suspend,
+                compression: Compression::Zstd,
+            }),
+            "backup_delete" => {
+                let archive = self.put_archive(&app);
+                let status = BackupStatus::Deleting;
+                serde_json::to_value(BackupDeleteParams {
+                    backup_id: backups::put_row(&mut tx, now, &app, status, Some(archive.clone())).await,
+                    archive,
+                    vmid: Vmid::new(100).unwrap(),
+                })
+            }
+            "restore" | "verify" => {
+                let archive = self.put_archive(&app);
+                let status = if kind_name == "restore" {
+                    BackupStatus::Restoring
+                } else {
+                    BackupStatus::Completed
+                };
+                serde_json::to_value(RestoreParams {
+                    previous: Status::Running,
+                    health_timeout_s: 60,
+                    backup_id: backups::put_row(&mut tx, now, &app, status, Some(archive.clone())).await,
+                    archive,
+                    archive_vmid: Vmid::new(100).unwrap(),
+                    archive_node: Some(self.node()),
+                    sha256: Some(backups::SUM),
+                    storage: StorageId::new("local").unwrap(),
+                    settings: Settings::default(),
+                    disk_gb: None,
+                    has_old: true,
+                    keep: KeepPrevious::ForAWhile,
+                    keep_note: None,
+                })
+            }
+            "discard" => serde_json::to_value(DiscardParams {
+                previous: status,
+                health_timeout_s: 60,
+                vmid: Vmid::new(SIDE).unwrap(),
+                checks_health: true,
+            }),
+            "clone" => serde_json::to_value(CloneParams {
+                previous: status,
+                health_timeout_s: 60,
+                source: source(),
+                source_node: self.node(),
+                copy_storage: StorageId::new("local").unwrap(),
+                mode: BackupMode::Suspend,
+                compression: Compression::Zstd,
+                network: deploy_params().network,
+            }),
             "deploy" => serde_json::to_value(deploy_params()),
             "configure" => serde_json::to_value(configure_params(status)),
             "migrate" => serde_json::to_value(MigrateParams {
@@ -252,8 +331,10 @@ impl World {
             }),
         }
         .unwrap();
-        if kind_name != "deploy" {
-            self.put_container(&app);
+        match kind_name {
+            "deploy" => {}
+            "clone" => self.put_source(),
+            _ => self.put_container(&app),
         }
         let requester = Requester {
             name: "ada".into(),
@@ -262,6 +343,16 @@ impl World {
         let operation = submit::queue(&mut tx, now, kind(kind_name).unwrap(), &app, params, &requester)
             .await
             .unwrap();
+        // Where containers move, what is kept stays behind.
+        let removes = matches!(kind_name, "delete" | "forget") && self.ids.len() == 1;
+        if removes || matches!(kind_name, "restore" | "verify" | "discard") {
+            let role = match kind_name {
+                "restore" => SideRole::Replacement,
+                "verify" => SideRole::Trial,
+                _ => SideRole::Previous,
+            };
+            self.put_side(&mut tx, &app, role, operation).await;
+        }
         if kind_name == "configure" {
             for (name, value) in [("PASSWORD", "newer secret"), ("TOKEN", "a token")] {
                 let sealed = self.sealed(id, name, value);
@@ -274,8 +365,89 @@ impl World {
         operation
     }
 
+    /// The container that is cloned; it runs, and nothing of it changes.
+    fn put_source(&self) {
+        let source = source();
+        let container = Container {
+            recipe: Some(recipe(&[("COLOR", "blue")])),
+            ..Container::new(Some(source.owner), true, Some(Ipv4Addr::new(10, 1, 0, 99)))
+        };
+        self.nodes
+            .model(self.node(), |m| m.containers.insert(source.vmid.get(), container));
+    }
+
+    /// A container beside the app's, which is there unless an operation is to make it.
+    pub(crate) async fn put_side(&self, tx: &mut Connection, app: &AppRow, role: SideRole, operation_id: OperationId) {
+        let now = self.clock.now_ms();
+        let side = SideRow {
+            host_id: 1,
+            vmid: Vmid::new(SIDE).unwrap(),
+            app_id: app.id.clone(),
+            node_id: self.node(),
+            generation: 2,
+            role,
+            adopted: app.adopted,
+            keep_until: (role == SideRole::Previous).then_some(now),
+            note: None,
+            operation_id,
+            created_at: now,
+        };
+        reservations::take_vmid(&mut *tx, now, 1, SIDE, app.id.as_str(), 2)
+            .await
+            .unwrap();
+        side_containers::insert(tx, &side).await.unwrap();
+        if role == SideRole::Previous {
+            let owner = Owner {
+                app: app.id.clone(),
+                generation: Generation(2),
+            };
+            let container = Container {
+                adopted: app.adopted,
+                ..Container::new(Some(owner), false, app.ip_address)
+            };
+            self.nodes.model(self.node(), |m| m.containers.insert(SIDE, container));
+        }
+    }
+
+    /// An app that is there, with its container and its reservations, and nothing that works on it.
+    pub(crate) async fn standing_app(&self, status: Status) -> AppRow {
+        let now = self.clock.now_ms();
+        let app = app_row("nginx-00000001", self.node(), status);
+        let mut tx = self.store.begin().await.unwrap();
+        apps::insert(&mut tx, &app).await.unwrap();
+        apps::update(&mut tx, now, &app).await.unwrap();
+        let id = app.id.as_str();
+        reservations::take_vmid(&mut tx, now, 1, 100, id, 1).await.unwrap();
+        reservations::take_port(&mut tx, now, 1, 8000, id).await.unwrap();
+        reservations::take_address(&mut tx, now, 1, Ipv4Addr::new(10, 1, 0, 10), id)
+            .await
+            .unwrap();
+        tx.commit().await.unwrap();
+        self.put_container(&app);
+        app
+    }
+
     fn sealed(&self, app: &str, name: &str, value: &str) -> Vec<u8> {
         self.secrets.seal(app, name, &SecretText::new(value)).unwrap()
+    }
+
+    /// An archive of the app's container.
+    pub(crate) fn put_archive(&self, app: &AppRow) -> ArchiveId {
+        let vmid = Vmid::new(100).unwrap();
+        let id = backups::archive_id(&StorageId::new("local").unwrap(), vmid, 0);
+        let archive = backups::Archive {
+            app: app.id.clone(),
+            vmid,
+            operation: OperationId(uuid::Uuid::nil()),
+            damaged: false,
+            container: Container {
+                recipe: Some(recipe(&[("COLOR", "blue"), ("PASSWORD", "very secret")])),
+                ..Container::new(Some(app.owner()), false, app.ip_address)
+            },
+        };
+        self.nodes
+            .model(self.node(), |m| m.archives.all.insert(id.clone(), archive));
+        id
     }
 
     /// The app's container as it is before an operation.
@@ -448,7 +620,7 @@ pub(crate) fn deploy_params() -> DeployParams {
 }
 
 pub(crate) fn app_row(id: &str, node: NodeId, status: Status) -> AppRow {
-    let made = !matches!(status, Status::Deploying | Status::Adopting);
+    let made = !matches!(status, Status::Deploying | Status::Cloning | Status::Adopting);
     AppRow {
         id: AppId::new(id).unwrap(),
         catalog_id: "nginx".into(),

@@ -1,4 +1,4 @@
-//! Apps: create, list, act on, change, remove, and their log; containers that are none yet: discover and adopt.
+//! Apps: create, clone, list, act on, change, remove, and their log; containers that are none yet: discover and adopt.
 //!
 //! A request that starts work becomes rows in one transaction: the app, its reservations, its secrets (sealed), the operation with its steps. The answer goes
 //! out after the commit, and the engine is woken. Nothing is sent to a node from here but questions, whose answers are not believed for longer than a refusal:
@@ -7,6 +7,7 @@
 mod act;
 mod adopt;
 mod change;
+mod clone;
 mod create;
 mod discover;
 mod drain;
@@ -23,14 +24,16 @@ pub use crate::domain::app_state::Action;
 pub use act::{Acted, ActionAnswer, Deletion};
 pub use adopt::{AdoptAnswer, AdoptContainer};
 pub use change::{ChangeApp, Changed};
+pub use clone::{CloneApp, CloneStarted, Cloned};
 pub use create::Created;
 pub use discover::{Discovered, DiscoveredContainer};
 pub use drain::DrainedApp;
 pub(crate) use input::check_page;
 pub use input::{CreateApp, ListApps};
+pub(crate) use view::plan_steps;
 pub use view::{AdoptedView, AppPage, AppView, LogLine, LogPage, Plan, PlanPort, PlanStep};
 
-use super::{Caller, Role, ServiceError};
+use super::{Caller, Role, ServiceError, backups::Backups};
 use crate::{
     clock::{SharedClock, rfc3339},
     domain::catalog::SharedCatalog,
@@ -90,7 +93,7 @@ pub(crate) fn may_change(caller: &Caller) -> Result<(), ServiceError> {
     }
 }
 
-fn no_such_app(id: &str) -> ServiceError {
+pub(crate) fn no_such_app(id: &str) -> ServiceError {
     let id: String = id.chars().take(80).collect();
     ServiceError::NotFound(format!("there is no app {id:?}; GET /api/apps lists yours"))
 }
@@ -99,6 +102,11 @@ impl Apps {
     /// The use cases over these ports.
     pub fn new(deps: AppsDeps) -> Self {
         Self(Arc::new(deps))
+    }
+
+    /// The use cases of their backups, over the same ports.
+    pub fn backups(&self) -> Backups {
+        Backups::new(Arc::clone(&self.0))
     }
 
     fn deps(&self) -> &AppsDeps {
@@ -167,7 +175,7 @@ impl Apps {
     }
 }
 
-async fn find(conn: &mut Connection, id: &str) -> Result<Option<ListedApp>, StoreError> {
+pub(crate) async fn find(conn: &mut Connection, id: &str) -> Result<Option<ListedApp>, StoreError> {
     let filter = AppFilter {
         id: Some(id.to_owned()),
         ..AppFilter::default()

@@ -174,7 +174,7 @@ async fn an_app_is_accepted_deployed_acted_on_and_deleted() {
     let operation = operations.get(&ada(), &answer.operation_id).await.unwrap();
     assert_eq!(
         (operation.kind.as_str(), operation.state.as_str(), operation.steps.len()),
-        ("delete", "done", 3)
+        ("delete", "done", 4)
     );
     assert!(
         !operations

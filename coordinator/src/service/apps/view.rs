@@ -260,7 +260,7 @@ pub struct PlanPort {
     pub internal_port: u16,
 }
 
-pub(super) fn plan_steps(kind: &Kind) -> Vec<PlanStep> {
+pub(crate) fn plan_steps(kind: &Kind) -> Vec<PlanStep> {
     kind.steps
         .iter()
         .map(|s| PlanStep {

@@ -18,7 +18,7 @@ use crate::{
     },
     events::{Bus, Event},
     operations::{
-        Engine, kind,
+        Engine, backup_record, kind,
         record::{Told, app_event, operation_event},
         recovery,
     },
@@ -28,6 +28,7 @@ use crate::{
         deployment_logs::{self, LogLevel},
         fleet,
         operations::{self as rows, OperationFilter, OperationRow, StepRow},
+        side_containers,
     },
 };
 use proximity_protocol::ids::OperationId;
@@ -164,7 +165,7 @@ impl Rescue {
             rows::update_step(&mut tx, row.id, &anew(&steps[place], state, now)).await?;
         }
         let mut told = Vec::new();
-        if kind.forward_only && app.status != Status::Removing {
+        if kind.forward_only && !kind.beside_app && app.status != Status::Removing {
             let removing = AppRow {
                 status: Status::Removing,
                 status_reason: None,
@@ -205,9 +206,13 @@ impl Rescue {
         row.updated_at = now;
         rows::step_in(&mut tx, &row).await?;
         let mut told = Vec::new();
-        if let Some(mut app) = app {
+        let words = format!("{} was abandoned. {}", what(&row), left.join(" "));
+        side_containers::abandoned(&mut tx, row.id, &words).await?;
+        told.extend(backup_record::abandoned(&mut tx, now, &row, &words).await?);
+        let beside = kind(&row.kind).is_some_and(|kind| kind.beside_app);
+        if let Some(mut app) = app.filter(|_| !beside) {
             app.status = Status::Error;
-            app.status_reason = Some(format!("{} was abandoned. {}", what(&row), left.join(" ")));
+            app.status_reason = Some(words);
             apps::update(&mut tx, now, &app).await?;
             told.push(store::insert_event(&mut tx, now, app_event(&app, false)).await?);
         }

@@ -146,7 +146,7 @@ async fn a_container_is_adopted_published_and_forgotten_again() {
     );
     assert_eq!(
         plan.steps.iter().map(|s| s.name).collect::<Vec<_>>(),
-        ["unpublish", "release"]
+        ["unpublish", "release", "others"]
     );
     let destroy = Deletion {
         destroy_container: Some(true),
