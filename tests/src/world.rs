@@ -173,6 +173,19 @@ pub async fn broken_promises(
             other => broken.push(format!("app {id} is still {other}")),
         }
     }
+    let beside = registry
+        .rows("SELECT s.app_id, s.vmid, s.adopted, n.name AS node FROM side_containers s JOIN nodes n ON n.id = s.node_id")
+        .await?;
+    for side in &beside {
+        let (app, node): (String, String) = (side.try_get("app_id")?, side.try_get("node")?);
+        let vmid = u32::try_from(side.try_get::<i64, _>("vmid")?)?;
+        if !found.get(&node).is_some_and(|f| f.containers.contains(&vmid)) {
+            broken.push(format!(
+                "container {vmid} of {app} is said to be kept, but {node} has none"
+            ));
+        }
+        owned.entry(node).or_default().insert(vmid, app);
+    }
     for (node, found) in &found {
         let none = BTreeMap::new();
         let owned = owned.get(node).unwrap_or(&none);

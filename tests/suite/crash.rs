@@ -1,4 +1,4 @@
-//! `kill -9` of the coordinator, and of the agent, while each tool of deploy, change, move and delete is at work. The tool is held by the simulator's script, so the kill
+//! `kill -9` of the coordinator, and of the agent, while each tool of deploy, change, move, backup, restore and delete is at work. The tool is held by the simulator's script, so the kill
 //! lands where it is meant to; afterwards the tool goes on, is found again, and has run once. Which tools there are is told by the agent's own list.
 
 #![allow(clippy::unwrap_used)]
@@ -96,6 +96,18 @@ const POINTS: &[Point] = &[
     point("move", "pct", "migrate", 0, At::Before),
     point("move", "pct", "migrate", 0, At::Middle),
     point("move", "pct", "migrate", 0, At::After),
+    point("backup", "vzdump", "", 0, At::Before),
+    point("backup", "vzdump", "", 0, At::Middle),
+    point("backup", "vzdump", "", 0, At::After),
+    point("backup_delete", "pvesm", "free", 0, At::Before),
+    point("backup_delete", "pvesm", "free", 0, At::After),
+    point("restore", "pct", "restore", 0, At::Before),
+    point("restore", "pct", "restore", 0, At::Middle),
+    point("restore", "pct", "restore", 0, At::After),
+    point("restore", "pct", "set", 0, At::After),
+    point("restore", "pct", "shutdown", 0, At::Before),
+    point("restore", "pct", "start", 0, At::After),
+    point("restore", "pct", "set", 1, At::Before),
     point("delete", "pct", "shutdown", 0, At::Before),
     point("delete", "pct", "shutdown", 0, At::After),
     point("delete", "pct", "destroy", 0, At::Before),
@@ -107,6 +119,9 @@ const POINTS: &[Point] = &[
 const ELSEWHERE: &[(&str, &str)] = &[
     // A mount that a killed `pct create` leaves: only real containers have one.
     ("/bin/umount", ""),
+    // What a killed `vzdump` leaves: see `agent_backups`.
+    ("/bin/rm", ""),
+    ("pct", "delsnapshot"),
 ];
 
 #[test]
@@ -165,12 +180,40 @@ fn change() -> Value {
     json!({"config": {"memory_mb": 768, "disk_gb": 30}, "environment": {"SITE_TITLE": "Changed"}})
 }
 
+/// A backup in the mode that stops the container.
+fn stopped() -> Value {
+    json!({"backup_type": "stop"})
+}
+
 /// What names the operation that the point is in, on an app that runs.
 async fn ask(fleet: &Fleet, operation: &str, id: &str) -> Result<Value> {
     let path = format!("/api/apps/{id}");
     match operation {
         "change" => fleet.client.patch(&path, &change()).await?.expect(202),
         "delete" => fleet.client.delete(&path).await?.expect(202),
+        "backup" => fleet
+            .client
+            .post(&format!("{path}/backups"), &stopped())
+            .await?
+            .expect(202),
+        "backup_delete" | "restore" => {
+            let made = fleet
+                .client
+                .post(&format!("{path}/backups"), &stopped())
+                .await?
+                .expect(202)?;
+            fleet.done(&made).await?;
+            let backup = format!("{path}/backups/{}", made["id"]);
+            if operation == "restore" {
+                fleet
+                    .client
+                    .post(&format!("{backup}/restore"), &json!({}))
+                    .await?
+                    .expect(202)
+            } else {
+                fleet.client.delete(&backup).await?.expect(202)
+            }
+        }
         "move" => {
             let node = node_id(fleet).await?;
             let path = format!("/api/proxmox/nodes/{node}/drain");
@@ -265,7 +308,14 @@ async fn strike(fleet: &mut Fleet, victim: Victim, point: &Point, number: usize)
             fleet.client.post(&path, &json!({})).await?.expect(200)?;
         }
         // These are never run twice for one container; pushing and exec may be.
-        if matches!(point.sub, "create" | "start" | "set" | "resize" | "migrate") && hits[0].reached != 1 {
+        let once = ["create", "start", "set", "resize", "migrate", "restore", ""].contains(&point.sub);
+        // Of two containers each has its `onboot` set.
+        let expected = if (point.operation, point.sub) == ("restore", "set") {
+            2
+        } else {
+            1
+        };
+        if once && hits[0].reached != expected {
             bail!("{} {} ran {} times", point.tool, point.sub, hits[0].reached);
         }
         fleet.assert_promises().await?;

@@ -241,6 +241,7 @@ const AGENT: Rules = Rules {
         ("host", &["config", "pve", "policy"]),
         ("policy", &["config"]),
         ("ownership", &["host", "pve"]),
+        ("archives", &["host", "pve"]),
         ("publish", &["host", "pve", "ownership", "config"]),
         ("facts", &["host", "pve", "ownership", "policy", "publish", "config"]),
     ],
