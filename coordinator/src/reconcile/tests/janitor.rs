@@ -4,10 +4,11 @@ use super::rounds;
 use crate::{
     clock::Clock,
     domain::{
+        app_state::Status,
         operation_state::OperationState,
         upkeep::{Cause, Round},
     },
-    operations::tests::world::World,
+    operations::{KINDS, step::Kind, tests::world::World},
     reconcile::janitor::{Janitor, JanitorReport},
     store::{events, reports},
 };
@@ -43,57 +44,104 @@ async fn count(world: &World, sql: &'static str) -> i64 {
         .unwrap()
 }
 
-/// A deployment that never gets on: past its deadline it is taken back by its own undo.
+/// An operation of that kind which never gets on from its last step, and which an engine drives.
+struct Stalled {
+    world: World,
+    engine: crate::operations::Engine,
+    id: proximity_protocol::ids::OperationId,
+    stop: CancellationToken,
+    running: tokio::task::JoinHandle<()>,
+}
+
+impl Stalled {
+    async fn at_its_last_step(kind: &'static Kind) -> Self {
+        let world = World::of(kind.name).await;
+        let id = world.queued(kind.name).await;
+        for node in &world.ids {
+            world
+                .nodes
+                .model(*node, |m| m.waits_at = Some(kind.steps.last().unwrap().name));
+        }
+        let engine = world.engine(1);
+        let stop = CancellationToken::new();
+        let running = tokio::spawn({
+            let (engine, stop) = (engine.clone(), stop.clone());
+            async move { engine.run(stop).await }
+        });
+        let mut waiting = world.nodes.waiting.subscribe();
+        tokio::time::timeout(Duration::from_secs(30), waiting.wait_for(|count| *count == 1))
+            .await
+            .unwrap_or_else(|_| panic!("{} has not reached its last step", kind.name))
+            .unwrap();
+        Self {
+            world,
+            engine,
+            id,
+            stop,
+            running,
+        }
+    }
+
+    async fn janitor(&self) -> JanitorReport {
+        let janitor = janitor(&self.world, self.engine.clone());
+        janitor.round(Cause::Timer).await.unwrap()
+    }
+
+    async fn end(self) {
+        self.stop.cancel();
+        self.running.await.unwrap();
+    }
+}
+
+/// Past its deadline each kind that has a way back is taken back by its own undo, and what was there before is as it was.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_overdue_is_taken_back_and_not_written_off() {
-    let world = World::new(1, true).await;
-    let id = world.queued("deploy").await;
-    world.nodes.model(world.node(), |m| m.waits_at = Some("healthy"));
-    let engine = world.engine(1);
-    let stop = CancellationToken::new();
-    let running = tokio::spawn({
-        let (engine, stop) = (engine.clone(), stop.clone());
-        async move { engine.run(stop).await }
-    });
-    let mut waiting = world.nodes.waiting.subscribe();
-    waiting.wait_for(|count| *count == 1).await.unwrap();
-    let janitor = janitor(&world, engine);
-    let report = janitor.round(Cause::Timer).await.unwrap();
-    assert_eq!(report.overdue, [], "it has time");
-    assert_eq!(world.operation(id).await.state, OperationState::Running);
-    world.clock.advance(DAY + Duration::from_secs(1));
-    let report = janitor.round(Cause::Timer).await.unwrap();
-    assert_eq!(report.overdue.len(), 1);
-    assert!(report.overdue[0].done.contains("asked to turn around"), "{report:?}");
-    let ended = async {
-        while !world.operation(id).await.state.ended() {
-            tokio::task::yield_now().await;
+    for kind in KINDS.iter().filter(|kind| !kind.forward_only) {
+        let stalled = Stalled::at_its_last_step(kind).await;
+        let world = &stalled.world;
+        assert_eq!(stalled.janitor().await.overdue, [], "{} has time", kind.name);
+        assert!(!world.operation(stalled.id).await.state.ended());
+        world.clock.advance(DAY + Duration::from_secs(1));
+        let report = stalled.janitor().await;
+        assert_eq!(report.overdue.len(), 1, "{}", kind.name);
+        assert!(report.overdue[0].done.contains("asked to turn around"), "{report:?}");
+        let ended = async {
+            while !world.operation(stalled.id).await.state.ended() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), ended)
+            .await
+            .unwrap_or_else(|_| panic!("{} does not end", kind.name));
+        let row = world.operation(stalled.id).await;
+        assert_eq!(row.state, OperationState::Undone, "{}", kind.name);
+        let app = world.app("nginx-00000001").await.unwrap();
+        let made = matches!(kind.name, "deploy" | "clone" | "adopt");
+        assert_eq!(app.status == Status::Error, made, "{}: {app:?}", kind.name);
+        // Whether the port answers is looked at by reconciliation.
+        if kind.name != "publish" {
+            world.assert_ended(kind.name, &row, "overdue").await;
         }
-    };
-    tokio::time::timeout(Duration::from_secs(30), ended)
-        .await
-        .expect("it ends");
-    stop.cancel();
-    running.await.unwrap();
-    let row = world.operation(id).await;
-    assert_eq!(row.state, OperationState::Undone);
-    world.assert_ended("deploy", &row, "overdue").await;
+        stalled.end().await;
+    }
 }
 
 /// A deletion has no way back: it is only told, and goes on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_has_no_way_back_is_only_told() {
-    let world = World::new(1, true).await;
-    let id = world.queued("delete").await;
-    world.clock.advance(DAY * 2);
-    let mut events = world.bus.subscribe();
-    let report = run(&world).await;
-    assert!(report.overdue[0].done.contains("no way back"), "{report:?}");
-    assert_eq!(events.try_recv().unwrap().kind, "alarm");
-    let row = world.operation(id).await;
-    assert!(!row.cancel_requested && row.state == OperationState::Queued);
-    world.run_to_the_end(2).await;
-    assert_eq!(world.operation(id).await.state, OperationState::Done);
+    for kind in KINDS.iter().filter(|kind| kind.forward_only) {
+        let world = World::of(kind.name).await;
+        let id = world.queued(kind.name).await;
+        world.clock.advance(DAY * 2);
+        let mut events = world.bus.subscribe();
+        let report = run(&world).await;
+        assert!(report.overdue[0].done.contains("no way back"), "{report:?}");
+        assert_eq!(events.try_recv().unwrap().kind, "alarm");
+        let row = world.operation(id).await;
+        assert!(!row.cancel_requested && row.state == OperationState::Queued);
+        world.run_to_the_end(2).await;
+        assert_eq!(world.operation(id).await.state, OperationState::Done, "{}", kind.name);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
