@@ -2,6 +2,7 @@
 
 use super::{
     Api,
+    events::{Resume, Stream, stream},
     extract::{Json, NoParams, Params},
     identity::Known,
     paging::Paging,
@@ -137,14 +138,42 @@ async fn delete(
     Ok(acted(answer, StatusCode::ACCEPTED))
 }
 
+/// Of a deployment log.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OfLog {
+    #[serde(default)]
+    page: Option<i64>,
+    #[serde(default)]
+    per_page: Option<i64>,
+    #[serde(default)]
+    follow: bool,
+}
+
+/// A page, newest first; or, to follow it, the newest `per_page` lines (or those after `Last-Event-ID`) and what comes, oldest first, until the app is removed.
 async fn logs(
     State(api): State<Api>,
     known: Known,
+    resume: Resume,
     Path(id): Path<String>,
-    Params(paging): Params<Paging>,
-) -> Answer<impl IntoResponse> {
-    let (page, per_page) = paging.checked()?;
-    Ok(axum::Json(api.apps.logs(known.caller(), &id, page, per_page).await?))
+    Params(of): Params<OfLog>,
+) -> Answer<Response> {
+    // Subscribed first, asked second: nothing falls between.
+    let live = api.bus.subscribe();
+    let (page, per_page) = Paging::of(of.page, of.per_page).checked()?;
+    if of.follow && of.page.is_some() {
+        return Err(Problem::invalid(vec![FieldError {
+            loc: vec!["query".into(), "page".into()],
+            msg: "is not for following; per_page says how many lines come first".into(),
+        }]));
+    }
+    let found = api.apps.logs(known.caller(), &id, page, per_page).await?;
+    if !of.follow {
+        return Ok(axum::Json(found).into_response());
+    }
+    let before = found.logs.last().map_or(0, |oldest| oldest.id - 1);
+    let after = resume.after.unwrap_or(before);
+    Ok(stream(api, known.0, Stream::Log(id), live, after, false).into_response())
 }
 
 #[derive(Deserialize)]

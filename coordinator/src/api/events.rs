@@ -75,6 +75,8 @@ pub(super) enum Stream {
     Operation(String),
     /// Everything that the caller may see.
     Everything,
+    /// The deployment log of an app. Its places are those of its lines; what is on the bus only says that there may be another one.
+    Log(String),
 }
 
 struct Reader {
@@ -146,6 +148,8 @@ impl Reader {
                         self.pending.extend(found);
                         continue;
                     }
+                    // The app has been removed, and its log with it.
+                    Err(ServiceError::NotFound(_)) => return None,
                     Err(error) => {
                         tracing::warn!(%error, "a stream of events ends: the client comes again with its place");
                         return None;
@@ -163,7 +167,7 @@ impl Reader {
                 }
                 received = self.live.recv() => match received {
                     // The bus only says that there is something: two events may be told in another order than they were stored in.
-                    Ok(event) => self.behind = event.id > self.after && self.wants(&event),
+                    Ok(event) => self.behind = self.wants(&event),
                     // Too slow for the bus: the registry has what was missed.
                     Err(RecvError::Lagged(_)) => self.behind = true,
                     Err(RecvError::Closed) => return None,
@@ -177,13 +181,15 @@ impl Reader {
         match &self.of {
             Stream::Operation(id) => self.api.operations.events(caller, id, self.after, BATCH).await,
             Stream::Everything => self.api.operations.all_events(caller, self.after, BATCH).await,
+            Stream::Log(id) => self.api.apps.log_after(caller, id, self.after, BATCH).await,
         }
     }
 
     fn wants(&self, event: &Event) -> bool {
         match &self.of {
-            Stream::Operation(id) => event.operation_id.as_deref() == Some(id),
-            Stream::Everything => Operations::may_see(&self.session.caller, event),
+            Stream::Operation(id) => event.id > self.after && event.operation_id.as_deref() == Some(id),
+            Stream::Everything => event.id > self.after && Operations::may_see(&self.session.caller, event),
+            Stream::Log(id) => event.app_id.as_deref() == Some(id),
         }
     }
 

@@ -18,6 +18,15 @@ impl Default for Paging {
 }
 
 impl Paging {
+    /// What was given, and the rest as usual.
+    pub(super) fn of(page: Option<i64>, per_page: Option<i64>) -> Self {
+        let usual = Self::default();
+        Self {
+            page: page.unwrap_or(usual.page),
+            per_page: per_page.unwrap_or(usual.per_page),
+        }
+    }
+
     /// Within the bounds of every list.
     pub(super) fn checked(&self) -> Answer<(i64, i64)> {
         crate::service::apps::check_page(self.page, self.per_page)?;

@@ -3,7 +3,7 @@
 use super::{Connection, StoreError, row::get};
 use crate::clock::UnixMs;
 use proximity_protocol::ids::OperationId;
-use sqlx::Row;
+use sqlx::{Row, sqlite::SqliteRow};
 
 /// How grave a line is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +42,17 @@ pub struct LogRow {
     pub step: String,
     /// One line.
     pub message: String,
+}
+
+fn line(row: &SqliteRow) -> Result<LogRow, StoreError> {
+    Ok(LogRow {
+        id: get(row, "id")?,
+        operation_id: get(row, "operation_id")?,
+        at: get(row, "at")?,
+        level: get(row, "level")?,
+        step: get(row, "step")?,
+        message: get(row, "message")?,
+    })
 }
 
 /// Appends a line.
@@ -87,18 +98,22 @@ pub async fn page(
         .fetch_all(tx)
         .await?
         .iter()
-        .map(|row| {
-            Ok(LogRow {
-                id: get(row, "id")?,
-                operation_id: get(row, "operation_id")?,
-                at: get(row, "at")?,
-                level: get(row, "level")?,
-                step: get(row, "step")?,
-                message: get(row, "message")?,
-            })
-        })
+        .map(line)
         .collect::<Result<_, StoreError>>()?;
     Ok((rows, total))
+}
+
+/// Lines after that one, oldest first.
+pub async fn after(tx: &mut Connection, app_id: &str, after: i64, limit: i64) -> Result<Vec<LogRow>, StoreError> {
+    sqlx::query("SELECT * FROM deployment_logs WHERE app_id = $1 AND id > $2 ORDER BY id LIMIT $3")
+        .bind(app_id)
+        .bind(after)
+        .bind(limit)
+        .fetch_all(tx)
+        .await?
+        .iter()
+        .map(line)
+        .collect()
 }
 
 /// Forgets the lines of an app that is gone.

@@ -138,3 +138,72 @@ async fn a_client_whose_place_is_no_longer_kept_is_told_so() {
     let oldest = ids(&text)[1];
     assert!(!after(&(oldest - 1).to_string()).await.contains("event: gap"));
 }
+
+#[tokio::test]
+async fn a_deployment_log_is_followed_until_its_app_is_removed() {
+    let t = TestApi::new().await;
+    let ada = t.user("ada", Role::User).await;
+    let bob = t.user("bob", Role::User).await;
+    let app = t
+        .post(&ada, "/api/apps", json!({"catalog_id": "nginx", "hostname": "my-web"}))
+        .await
+        .expect(201);
+    let path = format!("/api/apps/{}", app["id"].as_str().unwrap());
+    let (log, follow) = (format!("{path}/logs"), format!("{path}/logs?follow=true"));
+    t.get(&bob, &follow).await.problem(404);
+    let wrong = t.get(&ada, &format!("{follow}&page=1")).await.problem(422);
+    assert_eq!(locs(&wrong), ["page"]);
+    let bearer = format!("Bearer {ada}");
+    let headers = [("authorization", bearer.as_str())];
+    // Open while it is deployed and while it is deleted, which is its end.
+    let all = async {
+        t.world.settle(&t.world.engine(1)).await;
+        let page = t.get(&ada, &format!("{log}?per_page=200")).await.expect(200);
+        t.send("DELETE", &path, &headers, "").await.expect(202);
+        t.world.settle(&t.world.engine(2)).await;
+        page
+    };
+    let open = t.open("GET", &follow, &headers, "").await;
+    assert_eq!(open.headers()["content-type"], "text/event-stream");
+    let body = axum::body::to_bytes(open.into_body(), usize::MAX);
+    let followed = tokio::time::timeout(Duration::from_secs(30), body);
+    let (followed, page) = tokio::join!(followed, all);
+    let text = String::from_utf8(followed.expect("it ends by itself").unwrap().to_vec()).unwrap();
+    let lines: Vec<Value> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("data: "))
+        .map(|data| serde_json::from_str(data).unwrap())
+        .collect();
+    let mut deployed = page["logs"].as_array().unwrap().clone();
+    deployed.reverse();
+    assert!(deployed.len() > 5 && lines.len() >= deployed.len(), "{text}");
+    assert_eq!(
+        lines[..deployed.len()],
+        deployed[..],
+        "from the first line, in their order, as in the page"
+    );
+    let places = ids(&text);
+    assert!(places.is_sorted_by(|a, b| a < b), "none twice: {places:?}");
+    assert!(text.contains("event: log\n"), "{text}");
+    t.get(&ada, &follow).await.problem(404);
+}
+
+#[tokio::test]
+async fn a_deployment_log_is_followed_from_where_a_client_was() {
+    let t = TestApi::new().await;
+    let ada = t.user("ada", Role::User).await;
+    let app = t
+        .post(&ada, "/api/apps", json!({"catalog_id": "nginx", "hostname": "my-web"}))
+        .await
+        .expect(201);
+    t.world.settle(&t.world.engine(1)).await;
+    t.api.shutdown.cancel();
+    let path = format!("/api/apps/{}/logs?follow=true", app["id"].as_str().unwrap());
+    let bearer = format!("Bearer {ada}");
+    let all = ids(&t.get(&ada, &path).await.text);
+    let newest = ids(&t.get(&ada, &format!("{path}&per_page=2")).await.text);
+    assert_eq!(newest, all[all.len() - 2..]);
+    let place = all[1].to_string();
+    let headers = [("authorization", bearer.as_str()), ("last-event-id", place.as_str())];
+    assert_eq!(ids(&t.send("GET", &path, &headers, "").await.text), all[2..]);
+}

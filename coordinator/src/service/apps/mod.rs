@@ -37,7 +37,7 @@ use super::{Caller, Role, ServiceError, backups::Backups};
 use crate::{
     clock::{SharedClock, rfc3339},
     domain::catalog::SharedCatalog,
-    events::Bus,
+    events::{Bus, Event},
     live::Live,
     nodes::{SharedQueries, inventories::Inventories},
     operations::Engine,
@@ -45,7 +45,7 @@ use crate::{
     store::{
         Connection, Store, StoreError, adopted_configurations,
         apps::{self as rows, AppFilter, ListedApp},
-        deployment_logs,
+        deployment_logs::{self, LogRow},
     },
 };
 use std::sync::Arc;
@@ -155,6 +155,32 @@ impl Apps {
             page,
             per_page,
         })
+    }
+
+    /// Lines of the app's deployment log after that one, oldest first, as events of their own: a line's id is its place.
+    pub async fn log_after(
+        &self,
+        caller: &Caller,
+        id: &str,
+        after: i64,
+        limit: i64,
+    ) -> Result<Vec<Event>, ServiceError> {
+        let mut conn = self.deps().store.read().await?;
+        let app = self.visible(&mut conn, caller, id).await?;
+        let lines = deployment_logs::after(&mut conn, app.app.id.as_str(), after, limit).await?;
+        let event = |row: LogRow| {
+            let (id, at, operation_id) = (row.id, row.at, row.operation_id.clone());
+            Ok(Event {
+                id,
+                at,
+                kind: "log".into(),
+                app_id: Some(app.app.id.to_string()),
+                operation_id,
+                owner_id: Some(app.app.owner_id),
+                data: serde_json::to_value(LogLine::from(row)).map_err(StoreError::from)?,
+            })
+        };
+        lines.into_iter().map(event).collect()
     }
 
     /// An app of the caller's, or any for operators; what belongs to someone else does not exist.
