@@ -5,6 +5,7 @@ mod adopted;
 mod again;
 mod janitor;
 mod leftovers;
+mod previous;
 mod round;
 
 use super::{Reconciler, report::Told, rounds::Rounds};
