@@ -87,10 +87,14 @@ async fn get(fleet: &Fleet, path: &str) -> Value {
 }
 
 /// Something takes connections at the app's published port.
-async fn serves(app: &Value) {
-    let address = app["url"].as_str().unwrap();
-    let address = address.rsplit("//").next().unwrap().trim_end_matches('/').to_owned();
+async fn serves(fleet: &Fleet, path: &str) {
+    // After a way back it is reconciliation that publishes, once the container has its address.
     until("the published port answers", PATIENCE, async || {
+        let app = fleet.client.get(path).await?.expect(200)?;
+        let Some(url) = app["url"].as_str() else {
+            return Ok(None);
+        };
+        let address = url.rsplit("//").next().unwrap().trim_end_matches('/').to_owned();
         Ok(TcpStream::connect(&address).ok().map(drop))
     })
     .await
@@ -115,7 +119,7 @@ async fn real_rows_come_back_and_the_old_container_serves_when_they_do_not() {
     let path = format!("/api/apps/{}", created["id"].as_str().unwrap());
     let app = get(&fleet, &path).await;
     let first = app["lxc_id"].as_u64().unwrap();
-    serves(&app).await;
+    serves(&fleet, &path).await;
     sql(
         node,
         first,
@@ -141,7 +145,7 @@ async fn real_rows_come_back_and_the_old_container_serves_when_they_do_not() {
             "{backup:#}"
         );
         made.push(backup["id"].clone());
-        serves(&app).await;
+        serves(&fleet, &path).await;
     }
 
     // A trial: nothing of the app is touched, and nothing is left.
@@ -165,7 +169,7 @@ async fn real_rows_come_back_and_the_old_container_serves_when_they_do_not() {
         for field in ["id", "hostname", "status", "url", "public_port", "ip_address"] {
             assert_eq!(now[field], app[field], "{field}");
         }
-        serves(&now).await;
+        serves(&fleet, &path).await;
         let is = conf(node, number).unwrap();
         assert_eq!(
             line(&is, "net0"),
@@ -213,7 +217,7 @@ async fn real_rows_come_back_and_the_old_container_serves_when_they_do_not() {
         (&again["lxc_id"], &again["status"]),
         (&now["lxc_id"], &json!("running"))
     );
-    serves(&again).await;
+    serves(&fleet, &path).await;
     until("the database answers", PATIENCE, async || {
         let asked = node.tool(
             "pct",
