@@ -126,7 +126,10 @@ impl State {
 }
 
 fn carried_secrets(before: Option<(u64, Entry)>) -> bool {
-    matches!(before, Some((_, Entry::Open(command))) if matches!(command.verb, Verb::InstallRecipe { .. }))
+    let Some((_, Entry::Open(command))) = before else {
+        return false;
+    };
+    matches!(command.verb, Verb::InstallRecipe { .. } | Verb::RewriteValues { .. })
 }
 
 /// Appends one frame with all these records to `bytes`. Fails if they are more than a frame holds; see [`json_len`].

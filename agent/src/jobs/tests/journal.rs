@@ -4,7 +4,7 @@ use super::{
         journal::{Journal, JournalError},
         record::{Entry, Record},
     },
-    install, start,
+    install, rewrite, start,
 };
 use proximity_protocol::{
     command::{Command, Outcome},
@@ -188,14 +188,20 @@ fn secrets_leave_the_file_with_the_result() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("journal");
     let holds_secret = || String::from_utf8_lossy(&fs::read(&path).unwrap()).contains("hunter2-hunter2");
-    for end in [result(&install(1, "")), forgotten(&install(1, ""))] {
-        let mut journal = open(folder.path());
-        let job = install(1, "hunter2-hunter2");
-        journal.append(vec![intention(&job)]).unwrap();
-        assert!(holds_secret(), "it must be possible to try again without a link");
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        journal.append(vec![end]).unwrap();
-        assert!(!holds_secret());
+    for of in [install, rewrite] {
+        for end in [result(&of(1, "")), forgotten(&of(1, ""))] {
+            let mut journal = open(folder.path());
+            let job = of(1, "hunter2-hunter2");
+            let verb = job.verb.name();
+            journal.append(vec![intention(&job)]).unwrap();
+            assert!(
+                holds_secret(),
+                "it must be possible to try again without a link: {verb}"
+            );
+            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+            journal.append(vec![end]).unwrap();
+            assert!(!holds_secret(), "{verb}");
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use proximity_protocol::{
     command::{Command, Outcome, Progress, Target, Verb},
     ids::{Epoch, Generation, OperationId, Owner, StepKey, StepName, Vmid},
     secret::SecretText,
-    spec::Recipe,
+    spec::{Recipe, Values},
 };
 use std::{
     path::Path,
@@ -69,6 +69,16 @@ pub(super) fn install(operation: u128, secret: &str) -> Command {
             recipe,
         },
     )
+}
+
+pub(super) fn rewrite(operation: u128, secret: &str) -> Command {
+    let values = Values {
+        env: vec![("PASSWORD".parse().unwrap(), SecretText::new(secret))],
+        forget: vec![],
+        timeout_s: 60,
+    };
+    let target = target(100);
+    command(operation, "values", Verb::RewriteValues { target, values })
 }
 
 type Script = dyn Fn(&Command) -> JobResult + Send + Sync;
