@@ -1,8 +1,15 @@
-//! Addresses of a container, from its network namespace: `/proc/<init>/net/fib_trie` and `/proc/<init>/net/route`.
+//! Addresses of a container, from its network namespace: `/proc/<init>/net/fib_trie` and `/proc/<init>/net/route`. Whoever is root inside may give it as many as
+//! they like: neither is read without end, nor are more told than the inventory of a whole node has room for.
 
 use super::{NodeContext, processes};
+use crate::host::files;
 use proximity_protocol::ids::Vmid;
-use std::{fs, io, net::Ipv4Addr};
+use std::{io, net::Ipv4Addr};
+
+/// How much of a file is read, bytes.
+const READ_MAX: u64 = 4 << 20;
+/// How many addresses of a container are told.
+const ADDRESSES_MAX: usize = 256;
 
 /// What a network namespace has.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -20,13 +27,13 @@ pub(crate) fn network(node: &NodeContext, vmid: Vmid) -> io::Result<Option<Netwo
     let Some(pid) = processes::init_pid(node, vmid) else {
         return Ok(None);
     };
-    let trie = match fs::read_to_string(node.proc(&format!("{pid}/net/fib_trie"))) {
+    let trie = match files::head(&node.proc(&format!("{pid}/net/fib_trie")), READ_MAX) {
         Ok(trie) => trie,
         // It ended between the two looks.
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
-    let routes = fs::read_to_string(node.proc(&format!("{pid}/net/route"))).ok();
+    let routes = files::head(&node.proc(&format!("{pid}/net/route")), READ_MAX).ok();
     Ok(Some(Network {
         addresses: local_addresses(&trie),
         gateway: routes
@@ -50,6 +57,9 @@ fn local_addresses(trie: &str) -> Vec<Ipv4Addr> {
             && !found.contains(&address)
         {
             found.push(address);
+            if found.len() == ADDRESSES_MAX {
+                break;
+            }
         }
     }
     found
@@ -81,6 +91,16 @@ mod tests {
     fn own_addresses_are_told_from_networks_and_broadcasts() {
         assert_eq!(local_addresses(TRIE), [Ipv4Addr::new(10, 99, 0, 102)]);
         assert!(local_addresses("garbage\n/32 host LOCAL\n").is_empty());
+    }
+
+    #[test]
+    fn a_container_with_countless_addresses_does_not_fill_the_inventory() {
+        let mut trie = String::from("Main:\n");
+        for n in 0..70_000_u32 {
+            let address = Ipv4Addr::from(0x0a00_0000 + n);
+            trie.push_str(&format!("        |-- {address}\n           /32 host LOCAL\n"));
+        }
+        assert_eq!(local_addresses(&trie).len(), ADDRESSES_MAX);
     }
 
     #[test]

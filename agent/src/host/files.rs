@@ -72,6 +72,13 @@ pub(crate) fn read_if_there(path: &Path) -> io::Result<Option<String>> {
     }
 }
 
+/// The first `limit` bytes of a file as text, for what somebody else may make as long as they like.
+pub(crate) fn head(path: &Path, limit: u64) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    fs::File::open(path)?.take(limit).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
 /// The last `limit` bytes of a file as text; a file that is not there is empty.
 pub(crate) fn tail(path: &Path, limit: u64) -> io::Result<String> {
     let mut file = match fs::File::open(path) {
