@@ -1,7 +1,7 @@
 //! Cleaning up behind tools.
 
 use super::{
-    NodeContext,
+    NodeContext, ProcessStamp,
     tool_dir::{Phase, ToolDir},
 };
 use proximity_protocol::ids::OperationId;
@@ -52,11 +52,14 @@ pub(crate) fn running(node: &NodeContext) -> io::Result<Vec<String>> {
 pub(super) fn sweep(node: &NodeContext) {
     let swept = folders(node).and_then(|folders| {
         for path in folders.into_iter().filter(|path| path.join("forgotten").exists()) {
-            // Unclaimed is kept out: a shim may be about to claim it.
-            if matches!(
-                ToolDir(path.clone()).phase(node.tools())?,
-                Phase::Ended(_) | Phase::Lost
-            ) {
+            let dir = ToolDir(path.clone());
+            let goes = match dir.phase(node.tools())? {
+                Phase::Ended(_) | Phase::Lost => true,
+                // The machine or the agent went down before its shim came. One that still comes finds it claimed, and runs nothing that nobody wants any more.
+                Phase::Unclaimed => dir.claim(&ProcessStamp::own()?)?,
+                Phase::Running => false,
+            };
+            if goes {
                 fs::remove_dir_all(&path)?;
             }
         }
@@ -64,5 +67,28 @@ pub(super) fn sweep(node: &NodeContext) {
     });
     if let Err(error) = swept {
         tracing::warn!(%error, "old results of tools could not be removed; the next commit tries again");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::facts::testing;
+
+    /// The machine lost its power between the agent's request and the shim's claim, and the step found done what it wanted when it was taken up again.
+    #[test]
+    fn a_run_that_no_shim_came_for_goes_with_its_operation() {
+        let dir = tempfile::tempdir().unwrap();
+        let node = testing::node(dir.path());
+        let operation = OperationId(uuid::Uuid::from_u128(1));
+        let folder = format!("var/lib/proximity-agent/tools/proximity-op-{operation}-start-1-start");
+        let request =
+            r#"{"program":"/bin/true","arguments":["start","100"],"vmid":100,"asked_unix_ms":5000,"boot":"before"}"#;
+        testing::put(dir.path(), &format!("{folder}/request.json"), request);
+        sweep(&node);
+        assert!(dir.path().join(&folder).exists(), "its operation is under way");
+        forget(&node, operation);
+        assert!(!dir.path().join(&folder).exists());
     }
 }

@@ -90,6 +90,7 @@ mod tests {
         testing::put(dir.path(), &format!("{folder}/request.json"), request);
         super::super::forget(&node, operation);
         assert!(!is_noted(&node, vmid, &record).unwrap(), "it has not run");
+        testing::put(dir.path(), &format!("{folder}/request.json"), request);
         testing::put(
             dir.path(),
             &format!("{folder}/claim"),
