@@ -389,6 +389,10 @@ impl Jobs {
                 let mut table = self.table();
                 if !keep {
                     table.jobs.remove(&key);
+                    // Committed while it ran, it may be the last of its operation: what its tools left goes too.
+                    if running.is_unwanted() && !table.jobs.keys().any(|other| other.operation == key.operation) {
+                        self.inner.steps.forget(key.operation);
+                    }
                 } else {
                     table.jobs.insert(key.clone(), Slot::Finished(result.clone()));
                 }

@@ -124,6 +124,8 @@ async fn a_job_that_is_committed_while_it_runs_leaves_no_result() {
     steps.open.send_replace(true);
     while !matches!(within(watch.next()).await, News::Finished(_)) {}
     assert!(jobs.open_jobs().is_empty());
+    let leftovers = steps.forgotten.lock().unwrap().clone();
+    assert_eq!(leftovers, [start(1, 100).operation], "what its tools left goes with it");
 }
 
 #[tokio::test]
