@@ -110,6 +110,11 @@ impl Worker {
         self.jobs.unwritten()
     }
 
+    /// How many wait for a file system to tell how large it is.
+    pub fn measuring(&self) -> usize {
+        self.node().usage().awaited()
+    }
+
     /// What the node is.
     ///
     /// # Errors

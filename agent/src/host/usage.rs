@@ -5,7 +5,10 @@ use nix::sys::statvfs::statvfs;
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 use tokio::sync::oneshot;
@@ -28,9 +31,25 @@ struct Entry {
     pending: bool,
 }
 
-/// The last answers.
+/// The last answers, and how many wait for a new one.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct StorageUsage(Arc<Mutex<HashMap<PathBuf, Entry>>>);
+pub(crate) struct StorageUsage(Arc<Mutex<HashMap<PathBuf, Entry>>>, Arc<AtomicUsize>);
+
+/// Counts somebody for as long as he waits.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn begin(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::SeqCst);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
 
 fn ask(path: &Path) -> Option<FileSystem> {
     let figures = statvfs(path).ok()?;
@@ -54,10 +73,16 @@ impl StorageUsage {
     /// A new answer, or after `bound` the last one.
     pub(crate) async fn now(&self, path: &Path, bound: Duration) -> Option<FileSystem> {
         if let Some(answered) = self.refresh(path, Duration::ZERO) {
+            let _waiting = Waiting::begin(&self.1);
             // Too late, or the thread is gone: both mean the last answer.
             tokio::time::timeout(bound, answered).await.ok();
         }
         self.0.lock().unwrap_or_else(PoisonError::into_inner).get(path)?.figures
+    }
+
+    /// How many wait for a new answer.
+    pub(crate) fn awaited(&self) -> usize {
+        self.1.load(Ordering::SeqCst)
     }
 
     fn refresh(&self, path: &Path, fresh: Duration) -> Option<oneshot::Receiver<()>> {
@@ -70,8 +95,9 @@ impl StorageUsage {
             (entry.pending, entry.asked) = (true, Some(Instant::now()));
         }
         let (answered, wait) = oneshot::channel();
-        let (entries, path) = (self.0.clone(), path.to_owned());
+        let (entries, path, span) = (self.0.clone(), path.to_owned(), tracing::Span::current());
         std::thread::spawn(move || {
+            let _inside = span.enter();
             let figures = ask(&path);
             let mut entries = entries.lock().unwrap_or_else(PoisonError::into_inner);
             let entry = entries.entry(path).or_default();

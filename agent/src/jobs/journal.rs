@@ -269,6 +269,8 @@ fn write_whole(path: &Path, state: &State) -> Result<(File, u64), NotCompacted> 
 
 struct Request {
     records: Vec<Record>,
+    /// Of who asks, so that what is logged on the journal's thread says for what.
+    span: tracing::Span,
     done: oneshot::Sender<Result<(), NotWritten>>,
 }
 
@@ -302,6 +304,8 @@ impl Writer {
         let pending = Arc::new(AtomicUsize::new(0));
         std::thread::Builder::new().name("journal".into()).spawn(move || {
             while let Ok(first) = inbox.recv() {
+                let span = first.span.clone();
+                let _inside = span.enter();
                 let batch = batch(first, &inbox);
                 let (records, waiting): (Vec<_>, Vec<_>) = batch.into_iter().map(|r| (r.records, r.done)).unzip();
                 let written = journal.append(records.into_iter().flatten().collect());
@@ -319,7 +323,10 @@ impl Writer {
         let (done, written) = oneshot::channel();
         let gone = || NotWritten("the journal's thread has ended".into());
         let _pending = Pending::begin(&self.pending);
-        self.requests.send(Request { records, done }).map_err(|_| gone())?;
+        let span = tracing::Span::current();
+        self.requests
+            .send(Request { records, span, done })
+            .map_err(|_| gone())?;
         written.await.map_err(|_| gone())?
     }
 
