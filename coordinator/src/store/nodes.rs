@@ -200,14 +200,20 @@ pub async fn set_admission(
     Ok(())
 }
 
-/// Which of these operations are over for the registry, or unknown to it: their jobs may be forgotten. `stuck` ones are not over while their app is there.
-pub async fn settled(tx: &mut Connection, operations: &[OperationId]) -> Result<Vec<OperationId>, StoreError> {
+/// Which of these operations are over for the registry, or unknown to it, or go on at another node than this: their jobs here may be forgotten. `stuck` ones
+/// are not over while their app is there.
+pub async fn settled(
+    tx: &mut Connection,
+    node: NodeId,
+    operations: &[OperationId],
+) -> Result<Vec<OperationId>, StoreError> {
     let ids: Vec<String> = operations.iter().map(ToString::to_string).collect();
     let rows = sqlx::query(
         "SELECT j.value AS id FROM json_each($1) j LEFT JOIN operations o ON o.id = j.value
-         WHERE o.id IS NULL OR o.state IN ('done', 'undone') OR NOT EXISTS (SELECT 1 FROM apps a WHERE a.id = o.app_id)",
+         WHERE o.id IS NULL OR o.state IN ('done', 'undone') OR o.node_id <> $2 OR NOT EXISTS (SELECT 1 FROM apps a WHERE a.id = o.app_id)",
     )
     .bind(serde_json::to_string(&ids)?)
+    .bind(node.to_string())
     .fetch_all(tx)
     .await?;
     rows.iter()

@@ -311,7 +311,7 @@ fn told(written: Result<(), crate::store::StoreError>, node: NodeId) {
 }
 
 async fn first_notices(door: &Door, node: NodeId, link: &Link, hello: &Hello) -> Result<Vec<Notice>, Refusal> {
-    let mut notices = settled(door, &hello.open_jobs).await?;
+    let mut notices = settled(door, node, &hello.open_jobs).await?;
     // An agent that does not name it could not read the notice, and with it its Welcome.
     if names(hello, renew::CAPABILITY) {
         notices.push(Notice::MayRenew);
@@ -330,15 +330,15 @@ fn names(hello: &Hello, capability: &str) -> bool {
     hello.capabilities.iter().any(|name| name == capability)
 }
 
-/// Jobs that the registry has settled, or never heard of: the agent may forget them.
-async fn settled(door: &Door, jobs: &[OpenJob]) -> Result<Vec<Notice>, Refusal> {
+/// Jobs that the registry has settled, or never heard of, or whose operation has left the node: the agent may forget them.
+async fn settled(door: &Door, node: NodeId, jobs: &[OpenJob]) -> Result<Vec<Notice>, Refusal> {
     let open: BTreeSet<OperationId> = jobs.iter().map(|job| job.operation).collect();
     if open.is_empty() {
         return Ok(Vec::new());
     }
     let open: Vec<OperationId> = open.into_iter().collect();
     let mut read = door.deps.store.read().await?;
-    let settled = nodes::settled(&mut read, &open).await?;
+    let settled = nodes::settled(&mut read, node, &open).await?;
     Ok(settled
         .into_iter()
         .map(|operation| Notice::Committed { operation, step: None })

@@ -8,7 +8,7 @@ use crate::{
     clock::Clock,
     domain::{app_state::Status, operation_state::OperationState},
     operations::{KINDS, step::Kind},
-    store::{deployment_logs, operations::OperationRow},
+    store::{deployment_logs, nodes, operations::OperationRow},
 };
 use proximity_protocol::{fault::FaultKind, ids::OperationId};
 use std::time::Duration;
@@ -90,6 +90,17 @@ async fn assert_there(world: &World, kind: &Kind, ended: &OperationRow, context:
     assert_eq!((container.running, published == 1), (runs, serves), "{context}");
     let status = if runs { Status::Running } else { Status::Stopped };
     assert_eq!((app.status, app.published.is_some()), (status, serves), "{context}");
+}
+
+/// A node may be away when an operation leaves it, and when that ends elsewhere nobody tells it: it would keep what it did for ever.
+#[tokio::test]
+async fn what_was_done_at_a_node_that_the_operation_has_left_may_be_forgotten_there() {
+    let world = World::new(2, true).await;
+    let id = world.queued("start").await;
+    let mut conn = world.store.read().await.unwrap();
+    for (node, forgotten) in [(world.ids[0], vec![]), (world.ids[1], vec![id])] {
+        assert_eq!(nodes::settled(&mut conn, node, &[id]).await.unwrap(), forgotten);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
