@@ -110,6 +110,7 @@ impl Engine {
     pub async fn run(&self, shutdown: CancellationToken) {
         let revocations = self.listen(self.0.deps.bus.subscribe());
         tokio::select! {
+            biased;
             () = self.rounds(shutdown) => {}
             never = revocations => match never {},
         }
@@ -147,12 +148,14 @@ impl Engine {
                 Err(error) => {
                     tracing::error!(%error, "the registry cannot be read; operations wait");
                     tokio::select! {
+                        biased;
                         () = shutdown.cancelled() => break,
                         () = self.0.deps.clock.wait(AFTER_STORE_ERROR) => continue,
                     }
                 }
             }
             tokio::select! {
+                biased;
                 () = shutdown.cancelled() => break,
                 () = self.0.wake.notified() => {}
                 Some(ended) = tasks.join_next_with_id(), if !tasks.is_empty() => {
@@ -217,15 +220,18 @@ impl Engine {
                     let _ = ended.changed().await;
                 }
                 Ok(Pause::Until(at)) => tokio::select! {
+                    biased;
                     () = self.until(at) => {}
                     () = kicked.notified() => {}
                 },
                 Ok(Pause::Look(at)) => tokio::select! {
+                    biased;
                     () = self.until(at) => {}
                     () = kicked.notified() => {}
                     () = told_by(drive.at_node, &mut arrivals) => drive.eager = true,
                 },
                 Ok(Pause::Offline(node)) => tokio::select! {
+                    biased;
                     () = self.online(node, &mut changes) => {}
                     () = seen_elsewhere(&drive, node, &mut arrivals) => {}
                     () = kicked.notified() => {}

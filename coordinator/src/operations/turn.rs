@@ -51,6 +51,7 @@ impl Drive<'_> {
                         waited = true;
                         self.tell_waiting(moment, name).await?;
                         tokio::select! {
+                            biased;
                             alone = lock.lock_owned() => Some(alone),
                             () = self.kicked.notified() => return Ok(false),
                         }
@@ -74,6 +75,7 @@ impl Drive<'_> {
             None => {
                 waited = true;
                 tokio::select! {
+                    biased;
                     seat = &mut taking => seat,
                     () = self.kicked.notified() => return Ok(false),
                 }

@@ -154,6 +154,7 @@ impl Janitor {
                 }
             };
             cause = tokio::select! {
+                biased;
                 () = shutdown.cancelled() => return,
                 () = self.clock.wait(Duration::from_secs(interval.into())) => Cause::Timer,
                 () = self.rounds.asked(Round::Janitor) => Cause::Request,

@@ -118,6 +118,7 @@ impl Reconciler {
         let mut due = self.clock.wait(self.interval().await);
         loop {
             tokio::select! {
+                biased;
                 () = shutdown.cancelled() => break,
                 change = changes.recv() => if let Ok(NodeChange::Online(node)) = change {
                     work.back.insert(node);
