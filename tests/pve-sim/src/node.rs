@@ -21,6 +21,8 @@ pub struct Node {
     /// HA itself calls the tools: they act at once and ask it nothing.
     pub(crate) by_ha: bool,
     pub(crate) faults: Option<Arc<dyn Faults>>,
+    /// Number and start, in ticks since boot, of the process that tasks name.
+    pub(crate) process: Option<(u32, u64)>,
     signals: Signals,
 }
 
@@ -38,6 +40,7 @@ impl Node {
             body,
             by_ha: false,
             faults: None,
+            process: None,
             signals: Signals::default(),
         })
     }
@@ -60,6 +63,13 @@ impl Node {
     #[must_use]
     pub fn with_faults(mut self, faults: Arc<dyn Faults>) -> Self {
         self.faults = Some(faults);
+        self
+    }
+
+    /// As a process of that number, begun so many clock ticks after boot: tasks name it as theirs. For whoever plays several processes in one.
+    #[must_use]
+    pub fn as_process(mut self, pid: u32, started_ticks: u64) -> Self {
+        self.process = Some((pid, started_ticks));
         self
     }
 

@@ -7,6 +7,7 @@ use crate::call::{Call, Stop};
 use crate::clock::now_s;
 use crate::layout::{Layout, write_atomically};
 use crate::locks::try_lock;
+use crate::node::Node;
 
 /// The log of the running task.
 #[derive(Debug)]
@@ -30,7 +31,7 @@ pub(crate) fn worker<T>(
     act: impl FnOnce(&mut Call<'_>) -> Result<T, Stop>,
 ) -> Result<(String, T), Stop> {
     let failed = |error: io::Error| Stop::die(format!("unable to create task log: {error}"));
-    let log = begin(&call.node.layout, call.node.clock.as_ref(), kind, id).map_err(failed)?;
+    let log = begin(call.node, kind, id).map_err(failed)?;
     let upid = log.upid.clone();
     call.task = Some(log);
     let result = act(call);
@@ -57,16 +58,16 @@ pub(crate) fn worker<T>(
 }
 
 /// `UPID:node:PID:PSTART:START:type:id:user@realm:`
-fn begin(layout: &Layout, clock: &dyn crate::clock::Clock, kind: &str, id: &str) -> io::Result<TaskLog> {
+fn begin(node: &Node, kind: &str, id: &str) -> io::Result<TaskLog> {
+    let layout = &node.layout;
     let folder = layout.tasks();
     std::fs::create_dir_all(&folder)?;
-    let mut start = now_s(clock);
+    let (pid, ticks) = node.process.unwrap_or_else(|| (std::process::id(), process_start()));
+    let mut start = now_s(node.clock.as_ref());
     loop {
         let upid = format!(
-            "UPID:{}:{:08X}:{:08X}:{start:08X}:{kind}:{id}:root@pam:",
+            "UPID:{}:{pid:08X}:{ticks:08X}:{start:08X}:{kind}:{id}:root@pam:",
             layout.info().name,
-            std::process::id(),
-            process_start(),
         );
         let place = folder.join(format!("{:X}", start & 0xf));
         std::fs::create_dir_all(&place)?;

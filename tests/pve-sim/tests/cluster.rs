@@ -323,6 +323,21 @@ fn ha_starts_elsewhere_what_a_dead_node_had() {
     assert!(!world.runs(1, 100) && world.runs(2, 100));
 }
 
+/// `PVE::API2::Nodes::startall` goes on after a failure.
+#[test]
+fn a_container_that_cannot_be_started_does_not_keep_its_machine_down() {
+    let world = World::new(3);
+    for id in [100, 101] {
+        world.create(1, id, "local");
+    }
+    let conf = world.root(1).join("etc/pve/nodes/pve1/lxc/100.conf");
+    let text = std::fs::read_to_string(&conf).unwrap();
+    std::fs::write(&conf, format!("lock: backup\n{text}")).unwrap();
+    world.cluster.power_off("pve1").unwrap();
+    world.cluster.power_on("pve1").unwrap();
+    assert!(!world.runs(1, 100) && world.runs(1, 101));
+}
+
 #[test]
 fn a_partitioned_node_with_services_resets_itself_before_they_run_elsewhere() {
     let mut world = World::new(3);

@@ -34,11 +34,13 @@ use std::fs;
 use std::io;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::body::hollow::kernel;
+use crate::clock::{Clock, SystemClock};
 use crate::layout::{Layout, write_atomically};
 use crate::locks::{open_lock, try_lock};
 use crate::node::Node;
@@ -292,8 +294,16 @@ impl Cluster {
     /// It comes up again: another boot, and as far as the cluster has quorum then, the containers with `onboot` that HA does not look after are started.
     ///
     /// # Errors
-    /// As there, or when a container cannot be started.
+    /// As there.
     pub fn power_on(&self, name: &str) -> io::Result<()> {
+        self.power_on_at(name, Arc::new(SystemClock))
+    }
+
+    /// As [`Cluster::power_on`], by another clock.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn power_on_at(&self, name: &str, clock: Arc<dyn Clock>) -> io::Result<()> {
         let info = self.info()?;
         let member = info
             .member(name)
@@ -303,7 +313,7 @@ impl Cluster {
                 member.powered = true;
             }
         })?;
-        Node::open(&member.root)?.reboot(true)?;
+        Node::open(&member.root)?.with_clock(clock).reboot(true)?;
         Ok(())
     }
 
