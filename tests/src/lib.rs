@@ -10,12 +10,14 @@
 //! - [`api`]: the HTTP API as a client sees it.
 //! - [`wrong_clock`]: a process whose clock is set wrong.
 //! - [`wire`]: two network namespaces and what passes between them.
+//! - [`campaign`]: random operations while everything fails.
 //! - [`world`]: what must hold whatever happened: one owner for each VMID, port and address, no container without app, nothing left.
 //!
 //! Nothing here waits for a time to pass: it waits for a state, and says after a bounded time which state did not come.
 
 pub mod api;
 pub mod authority;
+pub mod campaign;
 pub mod fleet;
 pub mod impostor;
 pub mod inside;

@@ -274,6 +274,12 @@ impl Fleet {
         Ok(ended)
     }
 
+    /// The folder stays when the fleet goes, to be looked at; answers it.
+    pub fn keep(&mut self) -> PathBuf {
+        self.folder.disable_cleanup(true);
+        self.folder.path().to_owned()
+    }
+
     /// The fleet's folder.
     pub fn folder(&self) -> &Path {
         self.folder.path()
