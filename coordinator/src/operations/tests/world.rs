@@ -500,6 +500,22 @@ impl World {
         id
     }
 
+    /// So many operations of other apps wait on a node.
+    pub(crate) async fn fill_queue(&self, node: NodeId, count: i64) {
+        let mut tx = self.store.begin().await.unwrap();
+        sqlx::query(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < $2)
+             INSERT INTO operations (id, kind, app_id, hostname, node_id, owner_id, state, params, requested_by, created_at, updated_at)
+             SELECT printf('00000000-0000-0000-0000-%012d', i), 'deploy', 'other-' || i, 'x', $1, 1, 'queued', '{}', 'x', 0, 0 FROM n",
+        )
+        .bind(node.to_string())
+        .bind(count)
+        .execute(&mut *tx)
+        .await
+        .unwrap();
+        tx.commit().await.unwrap();
+    }
+
     pub(crate) async fn operation(&self, id: OperationId) -> OperationRow {
         let mut conn = self.store.read().await.unwrap();
         operations::by_id(&mut conn, id).await.unwrap().unwrap()

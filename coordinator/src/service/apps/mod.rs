@@ -30,6 +30,7 @@ pub use discover::{Discovered, DiscoveredContainer};
 pub use drain::DrainedApp;
 pub(crate) use input::check_page;
 pub use input::{CreateApp, ListApps};
+pub(crate) use room::check_room;
 pub(crate) use view::plan_steps;
 pub use view::{AdoptedView, AppPage, AppView, LogLine, LogPage, Plan, PlanPort, PlanStep};
 

@@ -1,6 +1,6 @@
 //! Whether a node's queue has room. Without a bound a node that is away would gather operations until nobody could say what happens when it comes back.
 
-use super::{Apps, ServiceError};
+use super::{Apps, AppsDeps, ServiceError};
 use crate::store::{Connection, fleet::FleetNode, operations};
 use proximity_protocol::ids::NodeId;
 
@@ -16,20 +16,30 @@ fn full(node: &str, queued: i64) -> ServiceError {
     }
 }
 
-impl Apps {
-    fn queue_bound(&self) -> i64 {
-        i64::try_from(self.deps().engine.settings().queue_per_node).unwrap_or(i64::MAX)
-    }
+fn bound(deps: &AppsDeps) -> i64 {
+    i64::try_from(deps.engine.settings().queue_per_node).unwrap_or(i64::MAX)
+}
 
-    /// Refuses an operation on a node whose queue is full: 503. Deletions and moves away from a node that is drained are not asked: they make room, and there
-    /// is one for each app at most.
+/// Refuses an operation on a node whose queue is full: 503. Deletions, cleaning up and moves away from a node that is drained are not asked: they make room, and
+/// there is one for each app at most.
+pub(crate) async fn check_room(
+    deps: &AppsDeps,
+    conn: &mut Connection,
+    node: NodeId,
+    name: &str,
+) -> Result<(), ServiceError> {
+    let queued = operations::open_on(conn, node).await?;
+    if queued < bound(deps) {
+        Ok(())
+    } else {
+        Err(full(name, queued))
+    }
+}
+
+impl Apps {
+    /// [`check_room`] over these ports.
     pub(super) async fn check_room(&self, conn: &mut Connection, node: NodeId, name: &str) -> Result<(), ServiceError> {
-        let queued = operations::open_on(conn, node).await?;
-        if queued < self.queue_bound() {
-            Ok(())
-        } else {
-            Err(full(name, queued))
-        }
+        check_room(self.deps(), conn, node, name).await
     }
 
     /// Of the nodes that are meant, those with room; 503 if there is none.
@@ -40,7 +50,7 @@ impl Apps {
     ) -> Result<Vec<&'f FleetNode>, ServiceError> {
         let queued = operations::open_by_node(conn).await?;
         let of = |node: &FleetNode| queued.get(&node.id).copied().unwrap_or(0);
-        let bound = self.queue_bound();
+        let bound = bound(self.deps());
         let refusal = meant.first().map(|node| full(&node.name, of(node)));
         let roomy: Vec<&FleetNode> = meant.into_iter().filter(|node| of(node) < bound).collect();
         match refusal {

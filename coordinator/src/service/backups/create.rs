@@ -7,7 +7,10 @@ use crate::{
         backups::{BackupStatus, Way, choose_storage, compression, left_out, mode, way},
     },
     operations::{backup::BACKUP, backup_record::backup_event, params::BackupParams, submit},
-    service::{Caller, FieldError, apps::may_change},
+    service::{
+        Caller, FieldError,
+        apps::{check_room, may_change},
+    },
     store::{
         self, Connection, StoreError,
         apps::ListedApp,
@@ -142,6 +145,7 @@ impl Backups {
         let mut tx = self.deps().store.begin().await?;
         let app = self.app(&mut tx, caller, app_id).await?;
         refuse_busy(&mut tx, &app).await?;
+        check_room(self.deps(), &mut tx, app.app.node_id, &app.node_name).await?;
         refuse_status(&app)?;
         let same = app.app.vmid == Some(ready.target.vmid.get()) && app.app.owner() == ready.target.owner;
         if !same {

@@ -15,7 +15,7 @@ use crate::{
     operations::{backup_record::backup_event, params::RestoreParams, record::app_event, restore::RESTORE, submit},
     service::{
         Caller, FieldError,
-        apps::{Plan, PlanPort, may_change, plan_steps},
+        apps::{Plan, PlanPort, check_room, may_change, plan_steps},
     },
     store::{
         self, StoreError,
@@ -204,6 +204,7 @@ impl Backups {
         let mut tx = self.deps().store.begin().await?;
         let listed = self.app(&mut tx, caller, app_id).await?;
         refuse_busy(&mut tx, &listed).await?;
+        check_room(self.deps(), &mut tx, ready.place.node.id, &ready.place.node.name).await?;
         let mut app = listed.app.clone();
         refuse_app(&app)?;
         let mut row = backup_of(&mut tx, app_id, id).await?;

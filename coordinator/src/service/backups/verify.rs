@@ -8,7 +8,10 @@ use super::{
 use crate::{
     domain::side_containers::{KeepPrevious, SideRole},
     operations::{backup_record::backup_event, params::RestoreParams, submit, verify::VERIFY},
-    service::{Caller, apps::may_change},
+    service::{
+        Caller,
+        apps::{check_room, may_change},
+    },
     store::{
         self, StoreError,
         backups::{self as rows},
@@ -45,6 +48,7 @@ impl Backups {
         let mut tx = self.deps().store.begin().await?;
         let listed = self.app(&mut tx, caller, app_id).await?;
         refuse_busy(&mut tx, &listed).await?;
+        check_room(self.deps(), &mut tx, place.node.id, &place.node.name).await?;
         let app = &listed.app;
         let mut row = backup_of(&mut tx, app_id, id).await?;
         let archive = refuse_backup(&row)?;

@@ -10,17 +10,7 @@ async fn a_nodes_queue_has_a_bound() {
     let apps = apps(&world);
     let view = created(&apps, &ada(), &body(json!({"node": "pve1"}))).await;
     world.settle(&apps.deps().engine).await;
-    let mut tx = world.store.begin().await.unwrap();
-    sqlx::query(
-        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 500)
-         INSERT INTO operations (id, kind, app_id, hostname, node_id, owner_id, state, params, requested_by, created_at, updated_at)
-         SELECT printf('00000000-0000-0000-0000-%012d', i), 'deploy', 'other-' || i, 'x', $1, 1, 'queued', '{}', 'x', 0, 0 FROM n",
-    )
-    .bind(world.node().to_string())
-    .execute(&mut *tx)
-    .await
-    .unwrap();
-    tx.commit().await.unwrap();
+    world.fill_queue(world.node(), 500).await;
     let (status, why) = refused(&apps, &ada(), &body(json!({"hostname": "web-2", "node": "pve1"}))).await;
     assert!(
         status == 503 && why.contains("pve1 has 500 operations queued"),

@@ -219,3 +219,23 @@ async fn a_clone_is_an_app_of_its_own() {
         "the copy is left"
     );
 }
+
+/// What would wait behind a full queue is refused before it is begun, and says when to ask again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_queue_takes_no_backup_no_restore_and_no_trial() {
+    let (world, backups) = stage().await;
+    let id = backed_up(&world, &backups).await;
+    world.fill_queue(world.node(), 500).await;
+    for error in [
+        backups.create(&ada(), APP, &wants("stop")).await.unwrap_err(),
+        backups.restore(&ada(), APP, id, &plain(), false).await.unwrap_err(),
+        backups.verify(&ada(), APP, id).await.unwrap_err(),
+    ] {
+        assert!(
+            matches!(error, ServiceError::Unavailable { retry_after_s: 60, .. }),
+            "{error}"
+        );
+    }
+    assert_eq!(world.app(APP).await.unwrap().status, Status::Running);
+    assert_eq!(backups.stats(&ada(), APP).await.unwrap().total_backups, 1);
+}
