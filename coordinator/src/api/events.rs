@@ -63,7 +63,7 @@ async fn all(State(api): State<Api>, known: Known, _: NoParams, resume: Resume) 
         None => api.system.latest_event().await?,
     };
     let gap = match resume.after {
-        Some(after) => api.system.oldest_event().await? > after + 1,
+        Some(after) => api.system.misses_events_after(after).await?,
         None => false,
     };
     Ok(stream(api, known.0, Stream::Everything, live, after, gap))

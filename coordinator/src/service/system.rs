@@ -118,9 +118,9 @@ impl SystemService {
         Ok(store::events::latest(&mut *self.store.read().await?).await?)
     }
 
-    /// The id of the oldest event that is kept; 0 if there is none.
-    pub async fn oldest_event(&self) -> Result<i64, ServiceError> {
-        Ok(store::events::oldest(&mut *self.store.read().await?).await?)
+    /// Whether an event that came after this place is no longer kept.
+    pub async fn misses_events_after(&self, place: i64) -> Result<bool, ServiceError> {
+        Ok(store::events::any_forgotten_after(&mut *self.store.read().await?, place).await?)
     }
 
     /// What it is made of.

@@ -207,3 +207,38 @@ async fn a_deployment_log_is_followed_from_where_a_client_was() {
     let headers = [("authorization", bearer.as_str()), ("last-event-id", place.as_str())];
     assert_eq!(ids(&t.send("GET", &path, &headers, "").await.text), all[2..]);
 }
+
+#[tokio::test]
+async fn an_old_event_that_is_kept_for_an_operation_that_goes_on_hides_no_gap() {
+    let t = TestApi::new().await;
+    let ada = t.user("ada", Role::User).await;
+    let body = json!({"catalog_id": "nginx", "hostname": "my-web"});
+    let app = t.post(&ada, "/api/apps", body).await.expect(201);
+    t.api.shutdown.cancel();
+    let mut tx = t.world.store.begin().await.unwrap();
+    let mut all = Vec::new();
+    for n in 0..20 {
+        let event = crate::events::NewEvent {
+            kind: "app",
+            app_id: None,
+            operation_id: (n == 0).then(|| app["operation_id"].as_str().unwrap().to_owned()),
+            owner_id: None,
+            data: json!({}),
+        };
+        all.push(crate::store::insert_event(&mut tx, 0, event).await.unwrap().id);
+    }
+    assert!(crate::store::events::prune(&mut tx, 5, 1000).await.unwrap() >= 14);
+    tx.commit().await.unwrap();
+    let bearer = format!("Bearer {ada}");
+    let gap_after = async |place: i64| {
+        let place = place.to_string();
+        let headers = [("authorization", bearer.as_str()), ("last-event-id", place.as_str())];
+        t.send("GET", "/api/events", &headers, "")
+            .await
+            .text
+            .contains("event: gap")
+    };
+    assert!(gap_after(all[0]).await, "the next ones are forgotten");
+    assert!(gap_after(all[5]).await, "as are those after this one");
+    assert!(!gap_after(all[14]).await && !gap_after(all[19]).await);
+}
