@@ -174,6 +174,7 @@ pub async fn taken_ports(tx: &mut Connection, now: UnixMs, host_id: i64) -> Resu
 pub async fn taken_addresses(tx: &mut Connection, now: UnixMs, host_id: i64) -> Result<BTreeSet<Ipv4Addr>, StoreError> {
     sqlx::query(
         "SELECT address AS value FROM address_reservations WHERE host_id = $1
+         UNION ALL SELECT ip_address FROM apps WHERE host_id = $1 AND ip_address IS NOT NULL
          UNION ALL SELECT value FROM refused_choices WHERE host_id = $1 AND kind = 'address' AND at > $2",
     )
     .bind(host_id)

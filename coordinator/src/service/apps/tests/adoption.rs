@@ -301,3 +301,27 @@ async fn two_adoptions_of_one_container_at_once_are_one_app() {
     world.settle(&apps.deps().engine).await;
     world.assert_nothing_stray("twenty adoptions").await;
 }
+
+/// Its address was never reserved, and while it stands still no node shows it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_address_of_an_adopted_app_that_is_stopped_is_not_given_to_another() {
+    let world = World::new(1, true).await;
+    let apps = apps(&world);
+    let first = Ipv4Addr::new(10, 1, 0, 10);
+    let container = Container::new(None, true, Some(first));
+    world.nodes.model(world.node(), |m| {
+        m.containers.insert(105, container);
+        m.adopts.insert(105);
+    });
+    let answer = adopted(&world, &apps, &adopt(105)).await;
+    apps.act(&operator(), &answer.id, Action::Stop, Deletion::default())
+        .await
+        .unwrap();
+    world.settle(&apps.deps().engine).await;
+    let mine = apps.get(&operator(), &answer.id).await.unwrap();
+    assert_eq!((mine.status, mine.ip_address), (Status::Stopped, Some(first)));
+
+    let other = created(&apps, &ada(), &body(json!({}))).await;
+    let other = apps.get(&ada(), &other.id).await.unwrap();
+    assert_ne!(other.ip_address, Some(first), "two would have it when it starts again");
+}
