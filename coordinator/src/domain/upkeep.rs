@@ -39,7 +39,7 @@ words!(
         Running = "running",
         /// It has ended.
         Done = "done",
-        /// The coordinator was stopped in its middle.
+        /// It was not made to its end: the coordinator was stopped in its middle, or the registry could not be read or written.
         Broken = "broken",
     }
 );

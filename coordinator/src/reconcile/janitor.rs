@@ -172,7 +172,13 @@ impl Janitor {
     /// One run with its report.
     pub async fn round(&self, cause: Cause) -> Result<JanitorReport, StoreError> {
         let ids = self.rounds.begin(Round::Janitor, cause).await?;
-        let report = self.clean().await?;
+        let report = match self.clean().await {
+            Ok(report) => report,
+            Err(error) => {
+                self.rounds.break_off(Round::Janitor).await;
+                return Err(error);
+            }
+        };
         self.rounds.finish(&ids, &report).await?;
         Ok(report)
     }

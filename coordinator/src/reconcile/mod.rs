@@ -255,8 +255,18 @@ impl Reconciler {
     /// The same; answers also which nodes have to be looked at at once again.
     async fn round_and_again(&self, cause: Cause) -> Result<(Report, Vec<NodeId>), ReconcileError> {
         let ids = self.rounds.begin(Round::Reconcile, cause).await?;
-        let (report, changed) = self.look_at_all().await?;
-        self.discard_due().await?;
+        let made = async {
+            let looked = self.look_at_all().await?;
+            self.discard_due().await?;
+            Ok(looked)
+        };
+        let (report, changed) = match made.await {
+            Ok(looked) => looked,
+            Err(error) => {
+                self.rounds.break_off(Round::Reconcile).await;
+                return Err(error);
+            }
+        };
         self.rounds.finish(&ids, &report).await?;
         tracing::info!(
             nodes = report.nodes.len(),

@@ -79,6 +79,18 @@ impl Rounds {
         tx.commit().await.map_err(StoreError::from)
     }
 
+    /// It could not be made to its end: whoever asked must not wait for it.
+    pub(super) async fn break_off(&self, round: Round) {
+        let broken = async {
+            let mut tx = self.store.begin().await?;
+            reports::break_off(&mut tx, round).await?;
+            tx.commit().await.map_err(StoreError::from)
+        };
+        if let Err(error) = broken.await {
+            tracing::error!(%error, "that a run was broken off cannot be written; the coordinator's next start does it");
+        }
+    }
+
     /// Keeps the report of a look that nobody asked for.
     pub(super) async fn keep(
         &self,

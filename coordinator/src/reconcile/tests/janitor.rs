@@ -6,7 +6,7 @@ use crate::{
     domain::{
         app_state::Status,
         operation_state::OperationState,
-        upkeep::{Cause, Round},
+        upkeep::{Cause, Round, RoundState},
     },
     operations::{KINDS, step::Kind, tests::world::World},
     reconcile::janitor::{Janitor, JanitorReport},
@@ -281,4 +281,16 @@ async fn it_runs_at_the_start_when_due_and_when_asked() {
     );
     stop.cancel();
     running.await.unwrap();
+}
+
+#[tokio::test]
+async fn whoever_asked_for_a_run_that_breaks_off_is_told() {
+    let world = World::new(1, false).await;
+    execute(&world, "ALTER TABLE join_tokens RENAME TO not_there").await;
+    let janitor = janitor(&world, world.engine(9));
+    janitor.round(Cause::Request).await.unwrap_err();
+    let mut conn = world.store.read().await.unwrap();
+    let (found, _) = reports::page(&mut conn, Round::Janitor, 10, 0).await.unwrap();
+    let states: Vec<RoundState> = found.iter().map(|report| report.state).collect();
+    assert_eq!(states, [RoundState::Broken]);
 }
