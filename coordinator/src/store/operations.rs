@@ -312,10 +312,10 @@ pub async fn open_by_node(tx: &mut Connection) -> Result<HashMap<NodeId, i64>, S
     .collect()
 }
 
-/// Operations that were accepted before `before` and have not ended, oldest first.
+/// Operations that were begun before `before` (for what waits its turn: accepted), and have not ended, oldest first.
 pub async fn begun_before(tx: &mut Connection, before: UnixMs) -> Result<Vec<OperationRow>, StoreError> {
     sqlx::query(
-        "SELECT * FROM operations WHERE state IN ('queued', 'running', 'waiting', 'undoing') AND created_at < $1 ORDER BY created_at, id",
+        "SELECT * FROM operations WHERE state IN ('queued', 'running', 'waiting', 'undoing') AND COALESCE(started_at, created_at) < $1 ORDER BY created_at, id",
     )
     .bind(before)
     .fetch_all(tx)
@@ -389,7 +389,7 @@ pub async fn update(tx: &mut Connection, o: &OperationRow) -> Result<bool, Store
 pub async fn step_in(tx: &mut Connection, o: &OperationRow) -> Result<(), StoreError> {
     sqlx::query(
         "UPDATE operations SET state = $2, reason = $3, action = $4, error = $5, updated_at = $6, finished_at = $7, quiet_since = $8, abandoned_at = $9,
-         abandoned_by = $10 WHERE id = $1 AND state IN ('stuck', 'waiting', 'undoing')",
+         abandoned_by = $10, started_at = $11 WHERE id = $1 AND state IN ('stuck', 'waiting', 'undoing')",
     )
     .bind(o.id.to_string())
     .bind(o.state.as_str())
@@ -401,6 +401,7 @@ pub async fn step_in(tx: &mut Connection, o: &OperationRow) -> Result<(), StoreE
     .bind(o.quiet_since)
     .bind(o.abandoned_at)
     .bind(&o.abandoned_by)
+    .bind(o.started_at)
     .execute(tx)
     .await?;
     Ok(())

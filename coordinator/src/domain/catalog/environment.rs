@@ -8,6 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 pub const ENVIRONMENT_MAX: usize = 100;
 /// Longest value, bytes.
 pub const VALUE_MAX_BYTES: usize = 32 * 1024;
+/// All values of an app together, bytes: with its scripts and files they have to fit one command to an agent.
+pub(super) const ENVIRONMENT_BYTES_MAX: usize = 512 * 1024;
 
 /// A variable that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -164,6 +166,7 @@ impl Entry {
                 msg: format!("at most {ENVIRONMENT_MAX} variables, with those of the catalog entry there are {total}"),
             });
         }
+        errors.extend(too_large(resolved.plain.values(), resolved.secrets.values()));
         if errors.is_empty() { Ok(resolved) } else { Err(errors) }
     }
 
@@ -202,6 +205,7 @@ impl Entry {
             let msg = format!("at most {ENVIRONMENT_MAX} variables, there would be {}", names.len());
             errors.push(error("", msg));
         }
+        errors.extend(too_large(changed.plain.values(), changed.secrets.values()));
         if errors.is_empty() { Ok(changed) } else { Err(errors) }
     }
 
@@ -252,6 +256,21 @@ impl Entry {
         }
         Ok(())
     }
+}
+
+/// What is generated is short, and not made yet.
+fn too_large<'v>(
+    plain: impl Iterator<Item = &'v String>,
+    secrets: impl Iterator<Item = &'v SecretText>,
+) -> Option<EnvironmentError> {
+    let bytes = plain.map(String::len).sum::<usize>() + secrets.map(|secret| secret.expose().len()).sum::<usize>();
+    let (most, there) = (ENVIRONMENT_BYTES_MAX / 1024, bytes.div_ceil(1024));
+    (bytes > ENVIRONMENT_BYTES_MAX).then(|| {
+        let msg = format!(
+            "at most {most} KiB of values in all, these are {there} KiB; keep what is large in a file of the app"
+        );
+        error("", msg)
+    })
 }
 
 fn error(name: &str, msg: impl Into<String>) -> EnvironmentError {

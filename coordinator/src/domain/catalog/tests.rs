@@ -349,6 +349,29 @@ fn changed_values_are_joined_with_what_is_there() {
     );
 }
 
+/// What would not fit a command to an agent is refused when it is asked for, not when it fails.
+#[test]
+fn values_are_bounded_together() {
+    let catalog = one(&native()).unwrap();
+    let entry = catalog.get("db").unwrap();
+    for (count, fits) in [(15, true), (17, false)] {
+        let large: BTreeMap<String, String> = (0..count).map(|n| (format!("V{n}"), "x".repeat(32 * 1024))).collect();
+        let mut asked = given(&[("DB_NAME", "app"), ("DB_OWNER", "ada")]);
+        asked.extend(large.clone());
+        let resolved = entry.resolve_environment(&asked);
+        let changes = large.into_iter().map(|(name, value)| (name, Some(value))).collect();
+        let changed = entry.change_environment(&given(&[("DB_NAME", "app")]), &names(&[]), &changes);
+        for errors in [resolved.err(), changed.err()] {
+            let told = errors.unwrap_or_default();
+            assert_eq!(
+                told.iter().any(|e| e.msg.contains("512 KiB of values in all")),
+                !fits,
+                "{told:?}"
+            );
+        }
+    }
+}
+
 #[test]
 fn every_wrong_change_is_named() {
     let mut file = native();

@@ -160,6 +160,8 @@ impl Rescue {
             row.error = None;
         }
         row.updated_at = now;
+        // It has all its time anew: what was stuck for days is not overdue the moment that it goes on.
+        row.started_at = Some(now);
         rows::step_in(&mut tx, &row).await?;
         if let Some(place) = place {
             rows::update_step(&mut tx, row.id, &anew(&steps[place], state, now)).await?;

@@ -109,6 +109,29 @@ async fn what_was_stuck_goes_on_from_where_it_stood() {
     }
 }
 
+/// A deadline counts from when it goes on: the janitor does not turn around at once what was stuck for days.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_goes_on_after_days_has_all_its_time_anew() {
+    let (world, id) = stuck(KINDS.iter().find(|k| k.forward_only).unwrap()).await;
+    world.clock.advance(std::time::Duration::from_secs(7 * 86_400));
+    rescue(&world).retry(&operator(), &id.to_string()).await.unwrap();
+    let row = world.operation(id).await;
+    assert!(
+        !row.state.ended() && row.created_at < row.updated_at - 86_400_000,
+        "{row:?}"
+    );
+    let mut conn = world.store.read().await.unwrap();
+    let before = row.updated_at - 86_400_000;
+    assert_eq!(
+        crate::store::operations::begun_before(&mut conn, before).await.unwrap(),
+        []
+    );
+    let later = crate::store::operations::begun_before(&mut conn, row.updated_at + 1)
+        .await
+        .unwrap();
+    assert_eq!(later.len(), 1);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_that_is_stuck_again_is_told_again() {
     let (world, id) = stuck(KINDS.iter().find(|k| k.forward_only).unwrap()).await;
