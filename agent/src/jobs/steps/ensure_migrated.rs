@@ -6,7 +6,7 @@ use super::{
     standing,
 };
 use crate::{
-    facts::cluster,
+    facts::{cluster, tasks},
     host::tool::ToolEnd,
     pve::{argv, ha::Requested},
 };
@@ -19,6 +19,10 @@ use std::time::Duration;
 
 /// How long `pct migrate` may tell nothing. It tells how much of a volume it has copied.
 const BOUND: Duration = Duration::from_secs(1_800);
+/// How long `pct unlock` may take.
+const UNLOCK: Duration = Duration::from_secs(60);
+/// The name of the tool's run.
+const MIGRATE: &str = "migrate";
 
 pub(super) async fn run(act: &Act<'_>, target: &Target, to: &NodeName) -> Result<Outcome, Fault> {
     let vmid = target.vmid;
@@ -38,21 +42,25 @@ pub(super) async fn run(act: &Act<'_>, target: &Target, to: &NodeName) -> Result
             format!("container {vmid} is managed by HA, which alone moves it: ha-manager migrate ct:{vmid} {to}"),
         ));
     }
-    container.check_unlocked()?;
-    if standing::is_running(act.node, vmid)? {
-        return Err(Fault::new(
-            FaultKind::ToolFailed,
-            format!("container {vmid} runs, and is moved only while it does not"),
-        ));
+    // Once it was called, the lock is its own.
+    if !act.has_called(MIGRATE) {
+        container.check_unlocked()?;
+        if standing::is_running(act.node, vmid)? {
+            return Err(Fault::new(
+                FaultKind::ToolFailed,
+                format!("container {vmid} runs, and is moved only while it does not"),
+            ));
+        }
+        act.say(&format!("moving container {vmid} to {to}"));
     }
-    act.say(&format!("moving container {vmid} to {to}"));
     let argv = argv::migrate(vmid, to);
-    let end = act.tool("migrate", &argv, Some(vmid), Bound::Wait(BOUND), &[]).await;
+    let end = act.tool(MIGRATE, &argv, Some(vmid), Bound::Wait(BOUND), &[]).await;
     if is_on(act, vmid, to)? {
         return Ok(Outcome::Done);
     }
     // Moved by somebody else meanwhile: that is told, and the operation follows.
     standing::require(act.node, target)?;
+    unlock(act, vmid).await?;
     Err(match end {
         Ok(end) if end.success() => Fault::new(
             FaultKind::ToolFailed,
@@ -63,6 +71,21 @@ pub(super) async fn run(act: &Act<'_>, target: &Target, to: &NodeName) -> Result
         Ok(end) => aborted(&failure(&argv, &end), &end),
         Err(fault) => did_not_happen(fault),
     })
+}
+
+/// The tool takes its lock away whether it succeeds or not, unless it is killed. It was not locked before, so a lock of that kind is what our tool has left,
+/// and everybody would wait for it for ever; a migration of somebody else's that has begun since has a task that runs.
+async fn unlock(act: &Act<'_>, vmid: Vmid) -> Result<(), Fault> {
+    let locked = cluster::conf(act.node, vmid)?.is_some_and(|conf| conf.get("lock") == Some("migrate"));
+    if !locked || tasks::is_running(act.node, "vzmigrate", vmid)? {
+        return Ok(());
+    }
+    act.say(&format!(
+        "taking away the lock that a broken off move of container {vmid} has left"
+    ));
+    act.must("leftover_unlock", &argv::unlock(vmid), Some(vmid), Bound::Wait(UNLOCK))
+        .await?;
+    Ok(())
 }
 
 fn is_on(act: &Act<'_>, vmid: Vmid, node: &NodeName) -> Result<bool, Fault> {
