@@ -4,6 +4,7 @@
 use super::{AppFile, Found, NodeFiles, Registry, names};
 use anyhow::Result;
 use pve_sim::Layout;
+use sqlx::Row;
 use std::{collections::BTreeMap, net::SocketAddrV4};
 
 /// A file that was left in a container.
@@ -44,6 +45,11 @@ pub fn proof_path(layout: &Layout, vmid: u32) -> std::path::PathBuf {
 pub async fn out_of_place(registry: &mut Registry, nodes: &[NodeFiles], known: &Known) -> Result<Vec<String>> {
     let mut wrong = Vec::new();
     let apps = registry.apps().await?;
+    // What a stuck one has done is kept for its retry.
+    let mut stuck = Vec::new();
+    for row in registry.rows("SELECT id FROM operations WHERE state = 'stuck'").await? {
+        stuck.push(row.try_get::<String, _>(0)?);
+    }
     let by_id: BTreeMap<&str, &AppFile> = apps.iter().map(|app| (app.id.as_str(), app)).collect();
     for node in nodes {
         let found = node.read()?;
@@ -63,7 +69,7 @@ pub async fn out_of_place(registry: &mut Registry, nodes: &[NodeFiles], known: &
                 ));
             }
         }
-        left_behind(node, &mut wrong)?;
+        left_behind(node, &stuck, &mut wrong)?;
     }
     for proof in &known.proofs {
         let Some(app) = by_id.get(proof.app.as_str()).filter(|app| app.confirmed) else {
@@ -164,10 +170,13 @@ fn published(node: &NodeFiles, found: &Found, apps: &BTreeMap<&str, &AppFile>, w
 }
 
 /// Of tools and recipes.
-fn left_behind(node: &NodeFiles, wrong: &mut Vec<String>) -> Result<()> {
+fn left_behind(node: &NodeFiles, stuck: &[String], wrong: &mut Vec<String>) -> Result<()> {
     let state = node.state();
     for name in names(&state.join("tools"))? {
         let folder = state.join("tools").join(&name);
+        if stuck.iter().any(|id| name.contains(id.as_str())) {
+            continue;
+        }
         let ended = folder.join("status.json").exists();
         // Marked while it still ran; it goes with the next operation.
         if ended && folder.join("forgotten").exists() {
