@@ -91,6 +91,20 @@ fn in_commands(error: ServiceError, id: &str) -> Failure {
     }
 }
 
+/// A registry made here would be empty, and "there is none under way" would be said of the wrong place. One that may not be looked at is told below.
+fn there_is_a_registry(config: &Config) -> Result<(), Failure> {
+    if matches!(config.registry().try_exists(), Ok(false)) {
+        return Err(Failure::new(
+            exit::CONFIGURATION,
+            format!(
+                "there is no registry in {}: the coordinator has not run with this state folder; name its configuration with --config, or its folder with --state",
+                config.state.display()
+            ),
+        ));
+    }
+    Ok(())
+}
+
 fn print(text: &str) -> Result<(), Failure> {
     writeln!(io::stdout().lock(), "{text}")
         .map_err(|error| Failure::new(exit::FAILED, format!("cannot write to stdout: {error}")))
@@ -167,6 +181,7 @@ fn page(placed: &Placed) -> String {
 
 impl Operations {
     pub(super) async fn execute(self, config: &Config) -> Result<(), Failure> {
+        there_is_a_registry(config)?;
         config.ensure_state()?;
         become_owner(&config.state)?;
         let store = Store::open(&config.registry()).await?;
@@ -242,5 +257,31 @@ impl Operations {
                 abandoned.left.iter().try_for_each(|what| print(what))
             }
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_without_a_registry_is_named_and_left_as_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = Config {
+            state: folder.path().join("elsewhere"),
+            ..Config::default()
+        };
+        let refused = there_is_a_registry(&config).unwrap_err();
+        assert_eq!(refused.code, exit::CONFIGURATION);
+        assert!(
+            refused.message.contains("elsewhere") && refused.message.contains("--config"),
+            "{}",
+            refused.message
+        );
+        assert!(!config.state.exists());
+        std::fs::create_dir(&config.state).unwrap();
+        std::fs::write(config.registry(), "").unwrap();
+        assert!(there_is_a_registry(&config).is_ok());
     }
 }

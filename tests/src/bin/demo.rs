@@ -12,7 +12,9 @@ use proximity_tests::{
 use pve_sim::{lab::Lab, layout::BodyKind};
 use serde_json::Value;
 use std::{
+    ffi::OsStr,
     io::{self, Write as _},
+    iter,
     process::ExitCode,
     time::{Duration, Instant},
 };
@@ -160,7 +162,7 @@ async fn run(options: &Options) -> Result<()> {
     let outcome = tokio::select! {
         biased;
         () = stop.asked() => None,
-        outcome = show(&mut fleet, options, say) => Some(outcome),
+        outcome = show(&mut fleet, options, spec.body, say) => Some(outcome),
     };
     let answered = matches!(outcome, Some(Ok(())));
     if let Some(Err(error)) = outcome
@@ -178,14 +180,14 @@ async fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-async fn show(fleet: &mut Fleet, options: &Options, say: impl Fn(&str) + Copy) -> Result<()> {
+async fn show(fleet: &mut Fleet, options: &Options, body: BodyKind, say: impl Fn(&str) + Copy) -> Result<()> {
     let app = deploy(fleet, &options.app, say).await?;
     let url = app["url"].as_str().context("a running app without url")?.to_owned();
     say(&format!("the app answers: {}", answer(options, &url).await?));
     if options.once {
         return survive(fleet, options, &app, &url, say).await;
     }
-    print_login(fleet, options, &app, &url)?;
+    print_login(fleet, options, body, &app, &url)?;
     std::future::pending().await
 }
 
@@ -284,7 +286,13 @@ fn text(value: &Value, field: &str) -> Result<String> {
         .to_owned())
 }
 
-fn print_login(fleet: &Fleet, options: &Options, app: &Value, url: &str) -> Result<()> {
+/// Program and arguments.
+fn as_typed(command: &std::process::Command) -> String {
+    let words = iter::once(command.get_program()).chain(command.get_args());
+    words.map(OsStr::to_string_lossy).collect::<Vec<_>>().join(" ")
+}
+
+fn print_login(fleet: &Fleet, options: &Options, body: BodyKind, app: &Value, url: &str) -> Result<()> {
     let base = &fleet.client.base;
     println!();
     println!("app        {url}");
@@ -315,6 +323,14 @@ fn print_login(fleet: &Fleet, options: &Options, app: &Value, url: &str) -> Resu
         "curl -s {base}/api/apps/{}/action -H \"authorization: Bearer $TOKEN\" -H 'content-type: application/json' -d '{{\"action\":\"stop\"}}'",
         text(app, "id")?
     );
+    println!();
+    println!("{}", as_typed(&fleet.coordinator_command(&["operations", "list"])));
+    // Real containers are in namespaces of their nodes, where a tool by itself does not look.
+    if body == BodyKind::Hollow
+        && let Some(node) = fleet.nodes.first()
+    {
+        println!("{} list", node.root().join("usr/bin/pct").display());
+    }
     println!();
     println!("Ctrl-C stops everything.");
     Ok(())
