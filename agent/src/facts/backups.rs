@@ -292,7 +292,7 @@ mod tests {
         );
         assert_eq!(marked(&node, &here, vmid, operation).await.unwrap(), [found]);
         assert_eq!(has_archives(&node, vmid).unwrap(), "local".parse().ok());
-        assert_eq!(has_archives(&node, Vmid::new(10).unwrap()).unwrap(), None);
+        assert_eq!(has_archives(&node, Vmid::new(1001).unwrap()).unwrap(), None);
         let gone = "local:backup/vzdump-lxc-100-2020_01_01-00_00_00.tar.zst"
             .parse()
             .unwrap();

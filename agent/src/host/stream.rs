@@ -218,7 +218,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.gz");
         let content: Vec<u8> = (0..3_000_000_u32)
-            .flat_map(|n| (n * 2_654_435_761).to_be_bytes())
+            .flat_map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes())
             .collect();
         gzip(&content, &path);
         let bytes = std::fs::read(&path).unwrap();
