@@ -72,6 +72,8 @@ fn a_repeat_after_a_restart_attaches_to_the_resumed_job() {
             panic!("runs")
         };
         assert_eq!(within(watch.accepted()).await, Ok(true));
+        // It rests inside: a task that is just being polled while its runtime goes would see that, which nothing sees of a kill.
+        steps.until_inside(1).await;
     });
     life(|| async {
         let steps = Scripted::done(false);
