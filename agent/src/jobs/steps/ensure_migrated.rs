@@ -3,7 +3,7 @@
 
 use super::{
     act::{Act, Bound, did_not_happen, failure},
-    standing,
+    moving, standing,
 };
 use crate::{
     facts::{cluster, tasks},
@@ -29,8 +29,18 @@ pub(super) async fn run(act: &Act<'_>, target: &Target, to: &NodeName) -> Result
     act.check_idle(vmid)?;
     let container = match standing::require(act.node, target) {
         // The record is ours: `require` has seen that before it saw the place.
-        Err(fault) if fault.kind == FaultKind::MovedToOtherNode && is_on(act, vmid, to)? => return Ok(Outcome::Done),
+        Err(fault) if fault.kind == FaultKind::MovedToOtherNode && is_on(act, vmid, to)? => {
+            moving::forget(act.node, vmid)?;
+            return Ok(Outcome::Done);
+        }
         other => other?,
+    };
+    // What an earlier try has left goes first, also on the way back, which has nothing else to do: nothing else of the operation could act on the container.
+    let container = if !act.has_called(MIGRATE) && moving::is_noted(act.node, vmid, act.operation)? {
+        unlock(act, vmid).await?;
+        standing::require(act.node, target)?
+    } else {
+        container
     };
     if act.node.name() == to {
         return Ok(Outcome::Done);
@@ -51,11 +61,13 @@ pub(super) async fn run(act: &Act<'_>, target: &Target, to: &NodeName) -> Result
                 format!("container {vmid} runs, and is moved only while it does not"),
             ));
         }
+        moving::note(act.node, vmid, act.operation)?;
         act.say(&format!("moving container {vmid} to {to}"));
     }
     let argv = argv::migrate(vmid, to);
     let end = act.tool(MIGRATE, &argv, Some(vmid), Bound::Wait(BOUND), &[]).await;
     if is_on(act, vmid, to)? {
+        moving::forget(act.node, vmid)?;
         return Ok(Outcome::Done);
     }
     // Moved by somebody else meanwhile: that is told, and the operation follows.
@@ -74,10 +86,13 @@ pub(super) async fn run(act: &Act<'_>, target: &Target, to: &NodeName) -> Result
 }
 
 /// The tool takes its lock away whether it succeeds or not, unless it is killed. It was not locked before, so a lock of that kind is what our tool has left,
-/// and everybody would wait for it for ever; a migration of somebody else's that has begun since has a task that runs.
+/// and everybody would wait for it for ever; a migration of somebody else's that has begun since has a task that runs. The note stays until the lock is gone.
 async fn unlock(act: &Act<'_>, vmid: Vmid) -> Result<(), Fault> {
     let locked = cluster::conf(act.node, vmid)?.is_some_and(|conf| conf.get("lock") == Some("migrate"));
-    if !locked || tasks::is_running(act.node, "vzmigrate", vmid)? {
+    if !locked {
+        return moving::forget(act.node, vmid);
+    }
+    if tasks::is_running(act.node, "vzmigrate", vmid)? {
         return Ok(());
     }
     act.say(&format!(
@@ -85,7 +100,7 @@ async fn unlock(act: &Act<'_>, vmid: Vmid) -> Result<(), Fault> {
     ));
     act.must("leftover_unlock", &argv::unlock(vmid), Some(vmid), Bound::Wait(UNLOCK))
         .await?;
-    Ok(())
+    moving::forget(act.node, vmid)
 }
 
 fn is_on(act: &Act<'_>, vmid: Vmid, node: &NodeName) -> Result<bool, Fault> {

@@ -35,6 +35,7 @@ mod install_recipe;
 mod leftover;
 mod lost;
 mod making;
+mod moving;
 mod recipe_script;
 mod rewrite_values;
 mod standing;
