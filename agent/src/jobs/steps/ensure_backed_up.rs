@@ -200,6 +200,10 @@ async fn complete(
             format!("vzdump named its archive {name:?}: {error}"),
         )
     })?;
+    // A name is of a second: what has it may be the archive of an earlier backup, which is not made anew by one that failed.
+    if archives::read(act.node, &archive)?.is_some_and(|record| record.operation != act.operation) {
+        return Ok(None);
+    }
     backups::find(act.node, &archive, spec.target.vmid).await
 }
 
