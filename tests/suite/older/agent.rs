@@ -234,8 +234,12 @@ async fn the_coordinator_serves_an_agent_of_version_1() {
     let set = fleet.client.put(&format!("{host}/network"), &network).await.unwrap();
     set.expect(200).unwrap();
 
-    let app = fleet.deploy("nginx", "my-nginx").await.unwrap();
-    agent.app_now.set(app["id"].as_str().unwrap().to_owned()).unwrap();
+    // Its inventory tells of the app by this name from the start: the coordinator looks at it as soon as the deployment has ended.
+    let created = fleet.client.create_app("nginx", "my-nginx").await.unwrap();
+    let id = created["id"].as_str().unwrap();
+    agent.app_now.set(id.to_owned()).unwrap();
+    fleet.done(&created).await.unwrap();
+    let app = fleet.client.app_status(id, &["running"], PATIENCE).await.unwrap();
     assert_eq!(app["ip_address"], address.as_str(), "{app}");
     for action in ["stop", "start", "restart"] {
         let answer = act(&fleet, &app, action).await;

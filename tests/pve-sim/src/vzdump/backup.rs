@@ -30,7 +30,7 @@ pub(super) fn guest(call: &mut Call<'_>, word: &str, target: &Target) -> Result<
         Ok(vmid) if call.layout().conf_path(vmid).exists() => vmid,
         _ => return Err(Stop::die(format!("unable to find VM '{word}'"))),
     };
-    let begin = now_s(call.node.clock.as_ref());
+    let begin = second_of_its_own(call, vmid, target);
     let running = call.node.is_running(vmid);
     info(call, &format!("Starting Backup of VM {vmid} (lxc)"))?;
     info(call, &format!("Backup started at {}", human(begin)))?;
@@ -236,6 +236,18 @@ fn pack(call: &mut Call<'_>, vmid: u32, config: &CtConfig, place: &Place, mode: 
 }
 
 /// A guest that was stopped for its backup runs again.
+/// When it begins. The real one takes more than a second from its begin to its end, and names its archive by the second: no two of a guest have one name.
+fn second_of_its_own(call: &Call<'_>, vmid: u32, target: &Target) -> u64 {
+    let clock = call.node.clock.as_ref();
+    loop {
+        let begin = now_s(clock);
+        if !target.place(call, vmid, begin).archive.exists() {
+            return begin;
+        }
+        clock.sleep(Duration::from_millis(20));
+    }
+}
+
 fn restart(call: &mut Call<'_>, vmid: u32, mode: Mode, running: bool, begin: u64) -> Result<(), Stop> {
     if mode != Mode::Stop || !running || call.node.is_running(vmid) {
         return Ok(());

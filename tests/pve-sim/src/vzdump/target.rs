@@ -30,7 +30,7 @@ pub(super) struct Place {
     pub(super) temporary: PathBuf,
     /// The folder beside it, while it is.
     pub(super) work: PathBuf,
-    archive: PathBuf,
+    pub(super) archive: PathBuf,
     notes: PathBuf,
     log: Option<PathBuf>,
 }
