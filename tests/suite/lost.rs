@@ -180,6 +180,7 @@ async fn strike(fleet: &mut Fleet, point: &Point, number: usize) -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "two minutes; part of the nightly run"]
 async fn what_happened_is_told_by_the_node_itself() {
     let mut fleet = Fleet::start(&FleetSpec::hollow(1), |_| ()).await.unwrap();
     for (number, point) in POINTS.iter().enumerate() {
