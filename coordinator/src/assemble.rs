@@ -1,6 +1,8 @@
 //! Puts the rooms together, in the order in which they need each other: registry, keys, listener for agents, engine, reconciliation, HTTP. And takes them
 //! apart again in the opposite order.
 
+pub(crate) mod scheduled;
+
 use crate::{
     api::{self, Api},
     auth::{AuthError, passwords::Passwords, sessions::Sessions, setup_code::SetupCode, tokens::Signer},
@@ -16,7 +18,7 @@ use crate::{
     },
     operations::{Engine, EngineDeps},
     pki::{Pki, PkiError},
-    reconcile::{Reconciler, janitor::Janitor, rounds::Rounds},
+    reconcile::{Reconciler, janitor::Janitor, rounds::Rounds, schedules::Scheduler},
     secrets::{Sealer, SecretError},
     service::{
         ServiceError,
@@ -31,6 +33,7 @@ use crate::{
         nodes::Nodes,
         operations::Operations,
         rescue::Rescue,
+        schedules::Schedules,
         settings::SettingsService,
         system::SystemService,
         upkeep::Upkeep,
@@ -38,6 +41,7 @@ use crate::{
     store::{Store, StoreError, app_secrets},
 };
 use proximity_protocol::ids::Epoch;
+use scheduled::Scheduled;
 use std::{
     fs::{File, OpenOptions, TryLockError},
     future::Future,
@@ -297,6 +301,31 @@ impl Coordinator {
         let watching = clock_alarm::run(store.clone(), live.clone(), Arc::clone(&clock), stop.clone());
         keep(&tasks, &stop, &broken_tx, "the watch over the clocks", watching);
 
+        let apps = Apps::new(AppsDeps {
+            store: store.clone(),
+            engine: engine.clone(),
+            queries: Arc::clone(&queries),
+            live: live.clone(),
+            inventories: inventories.clone(),
+            catalog: catalog.clone(),
+            clock: Arc::clone(&clock),
+            bus: bus.clone(),
+            secrets,
+        });
+        let (zone, for_scheduler) = (jiff::tz::TimeZone::system(), Arc::new(Notify::new()));
+        let scheduler = Scheduler {
+            store: store.clone(),
+            clock: Arc::clone(&clock),
+            zone: zone.clone(),
+            bus: bus.clone(),
+            work: Arc::new(Scheduled(apps.backups())),
+            bell: Arc::clone(&for_scheduler),
+        };
+        let token = stop.clone();
+        keep(&tasks, &stop, &broken_tx, "the schedules of backups", async move {
+            scheduler.run(token).await;
+        });
+
         let setup = SetupCode::new(&config.state);
         let sessions = Sessions::new(store.clone(), Arc::clone(&clock), signer);
         let auth = AuthService::new(store.clone(), Arc::clone(&clock), passwords, sessions, setup);
@@ -311,17 +340,8 @@ impl Coordinator {
                 Arc::clone(&clock),
             ),
             system: SystemService::new(store.clone(), Arc::clone(&queries), catalog.clone(), &clock),
-            apps: Apps::new(AppsDeps {
-                store: store.clone(),
-                engine: engine.clone(),
-                queries: Arc::clone(&queries),
-                live: live.clone(),
-                inventories: inventories.clone(),
-                catalog,
-                clock: Arc::clone(&clock),
-                bus: bus.clone(),
-                secrets,
-            }),
+            apps,
+            schedules: Schedules::new(store.clone(), Arc::clone(&clock), zone, for_scheduler),
             operations: Operations::new(store.clone(), engine.clone()),
             upkeep: Upkeep::new(store.clone(), Arc::clone(&clock), for_reconciler, for_janitor),
             rescue: Rescue::new(store.clone(), Arc::clone(&clock), Some((engine.clone(), bus.clone()))),

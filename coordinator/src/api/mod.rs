@@ -23,6 +23,7 @@ mod operations;
 mod paging;
 mod problem;
 mod remote;
+mod schedules;
 #[cfg(test)]
 mod tests;
 mod upkeep;
@@ -38,6 +39,7 @@ use crate::{
         nodes::Nodes,
         operations::Operations,
         rescue::Rescue,
+        schedules::Schedules,
         settings::SettingsService,
         system::SystemService,
         upkeep::Upkeep,
@@ -89,6 +91,8 @@ pub struct Api {
     pub system: SystemService,
     /// Apps.
     pub apps: Apps,
+    /// Schedules of backups.
+    pub schedules: Schedules,
     /// Operations.
     pub operations: Operations,
     /// What operators do about those that are stuck.
@@ -121,7 +125,11 @@ pub fn router(api: Api) -> NormalizePath<Router> {
         .nest("/auth", auth::routes())
         .nest("/core", core::routes())
         .nest("/catalog", catalog::routes())
-        .nest("/apps", apps::routes().merge(backups::routes()))
+        .nest(
+            "/apps",
+            apps::routes().merge(backups::routes()).merge(schedules::of_backups()),
+        )
+        .nest("/backups", schedules::routes())
         .nest("/operations", operations::routes())
         .nest(
             "/proxmox",

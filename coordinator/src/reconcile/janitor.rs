@@ -21,7 +21,7 @@ use crate::{
         deployment_logs::{self, LogLevel},
         events, join_tokens,
         operations::{self, OperationRow},
-        reports, reservations, sessions, settings,
+        reports, reservations, schedules, sessions, settings,
     },
 };
 use proximity_protocol::ids::OperationId;
@@ -190,6 +190,7 @@ impl Janitor {
             stuck: self.stuck().await?,
             ..JanitorReport::default()
         };
+        self.look_at_retention().await?;
         let days = |days: u32| now - i64::from(days) * DAY_MS;
         let keep_lines = i64::from(settings.keep_log_lines);
         let mut log_lines = self.forget(Old::LogLines(days(settings.keep_log_days))).await?;
@@ -216,6 +217,13 @@ impl Janitor {
                 + self.forget(Old::Reports(Round::Janitor)).await?,
         };
         Ok(report)
+    }
+
+    /// What the retention of schedules does not keep goes with their next round, also if what was to be removed could not be at its time.
+    async fn look_at_retention(&self) -> Result<(), StoreError> {
+        let mut tx = self.store.begin().await?;
+        schedules::look_at_retention(&mut tx, None).await?;
+        tx.commit().await.map_err(StoreError::from)
     }
 
     /// Forgets in transactions of at most [`BATCH`] rows until less is left.

@@ -20,6 +20,7 @@ pub mod janitor;
 pub mod leftovers;
 pub mod report;
 pub mod rounds;
+pub mod schedules;
 
 mod free;
 mod look;

@@ -15,6 +15,7 @@ pub mod hosts;
 pub mod join_tokens;
 pub mod nodes;
 pub mod rescue;
+pub mod schedules;
 pub mod settings;
 pub mod system;
 pub mod upkeep;

@@ -80,7 +80,7 @@ pub struct BackupRow {
     pub completed_at: Option<UnixMs>,
 }
 
-fn backup(row: &SqliteRow) -> Result<BackupRow, StoreError> {
+pub(super) fn backup(row: &SqliteRow) -> Result<BackupRow, StoreError> {
     let vmid: u32 = number(row, "vmid")?;
     Ok(BackupRow {
         id: get(row, "id")?,

@@ -20,6 +20,8 @@ pub mod operations;
 pub mod reports;
 pub mod reservations;
 mod row;
+pub mod scheduled_backups;
+pub mod schedules;
 pub mod sessions;
 pub mod settings;
 pub mod side_containers;

@@ -7,6 +7,7 @@ mod auth;
 mod catalog;
 mod every_kind;
 mod proxmox;
+mod schedules;
 mod settings;
 mod shapes;
 mod streams;
@@ -131,6 +132,12 @@ impl TestApi {
                 bus: world.bus.clone(),
                 secrets: world.secrets.clone(),
             }),
+            schedules: crate::service::schedules::Schedules::new(
+                world.store.clone(),
+                Arc::new(world.clock.clone()),
+                jiff::tz::TimeZone::UTC,
+                Arc::default(),
+            ),
             operations: Operations::new(world.store.clone(), world.engine(1)),
             upkeep: Upkeep::new(
                 world.store.clone(),

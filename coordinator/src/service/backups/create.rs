@@ -130,6 +130,17 @@ impl Backups {
         app_id: &str,
         body: &CreateBackup,
     ) -> Result<BackupStarted, ServiceError> {
+        self.create_for(caller, app_id, body, None).await
+    }
+
+    /// The same for a schedule.
+    pub async fn create_for(
+        &self,
+        caller: &Caller,
+        app_id: &str,
+        body: &CreateBackup,
+        schedule_id: Option<i64>,
+    ) -> Result<BackupStarted, ServiceError> {
         may_change(caller)?;
         // Whose it is comes before what is wrong with the request.
         let app = {
@@ -179,8 +190,8 @@ impl Backups {
             volumes: ready.volumes.clone(),
             log: String::new(),
             duration_s: None,
-            purpose: "request".into(),
-            schedule_id: None,
+            purpose: if schedule_id.is_some() { "schedule" } else { "request" }.into(),
+            schedule_id,
             protected: false,
             verified_at: None,
             expires_at: None,

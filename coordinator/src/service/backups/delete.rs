@@ -12,6 +12,7 @@ use crate::{
         self, Connection, StoreError,
         backups::{self as rows, BackupRow},
         fleet::{self, FleetNode},
+        scheduled_backups,
     },
 };
 use serde::Serialize;
@@ -64,6 +65,23 @@ fn refuse(row: &BackupRow) -> Result<(), ServiceError> {
     }
 }
 
+/// What no retention may remove, whatever it was told before: what it did not ask for, and the last backup of an app that can be restored.
+async fn refuse_pruning(tx: &mut Connection, row: &BackupRow, schedule_id: i64) -> Result<(), ServiceError> {
+    if row.schedule_id != Some(schedule_id) {
+        return Err(ServiceError::Refused(format!(
+            "backup {} was not asked for by schedule {schedule_id}, which removes its own only",
+            row.id
+        )));
+    }
+    if scheduled_backups::good_besides(tx, row.app_id.as_str(), row.id).await? == 0 {
+        return Err(ServiceError::Refused(format!(
+            "backup {} is the only one of {} that can be restored",
+            row.id, row.hostname
+        )));
+    }
+    Ok(())
+}
+
 /// Where the archive can be removed: where it was made, or where its storage is reached as well.
 async fn place(
     tx: &mut Connection,
@@ -100,12 +118,37 @@ impl Backups {
         id: i64,
         dry_run: bool,
     ) -> Result<BackupDeleted, ServiceError> {
+        self.remove(caller, app_id, id, dry_run, None).await
+    }
+
+    /// Deletes one that the retention of its schedule does not keep; never the last of the app that can be restored.
+    pub async fn prune(
+        &self,
+        caller: &Caller,
+        app_id: &str,
+        id: i64,
+        schedule_id: i64,
+    ) -> Result<BackupDeleted, ServiceError> {
+        self.remove(caller, app_id, id, false, Some(schedule_id)).await
+    }
+
+    async fn remove(
+        &self,
+        caller: &Caller,
+        app_id: &str,
+        id: i64,
+        dry_run: bool,
+        pruned_by: Option<i64>,
+    ) -> Result<BackupDeleted, ServiceError> {
         may_change(caller)?;
         let now = self.deps().clock.now_ms();
         let mut tx = self.deps().store.begin().await?;
         let of = self.of(&mut tx, caller, app_id).await?;
         let mut row = backup_of(&mut tx, app_id, id).await?;
         refuse(&row)?;
+        if let Some(schedule_id) = pruned_by {
+            refuse_pruning(&mut tx, &row, schedule_id).await?;
+        }
         let node = place(&mut tx, &row, |node| self.deps().queries.is_online(node.id)).await?;
         if dry_run {
             let last = row.status == BackupStatus::Completed && rows::count_good(&mut tx, app_id).await? == 1;

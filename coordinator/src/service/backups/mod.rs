@@ -10,6 +10,7 @@ mod delete;
 mod facts;
 mod place;
 mod previous;
+mod protect;
 mod restore;
 #[cfg(test)]
 mod tests;
@@ -19,6 +20,7 @@ mod view;
 pub use create::{BackupStarted, CreateBackup};
 pub use delete::{BackupDeleted, DeletionStarted};
 pub use previous::{DiscardStarted, PreviousList, PreviousView};
+pub use protect::ChangeBackup;
 pub use restore::{BackupRestored, RestoreBackup, RestoreStarted};
 pub use verify::TrialStarted;
 pub use view::{BackupPage, BackupStats, BackupView};
