@@ -7,6 +7,7 @@ mod operations;
 mod owner;
 mod password;
 mod serve;
+mod state;
 mod token;
 mod user;
 
@@ -41,6 +42,18 @@ enum Subcommands {
     /// The certificate authority: how it stands, saving it, replacing its root
     #[command(subcommand)]
     Ca(ca::Ca),
+    /// Save the coordinator's whole state (registry, keys, authority) to a new folder, while it runs, and check it
+    Backup {
+        /// The folder to make, or an existing one in which a folder is made that bears the time
+        #[arg(value_name = "DIR")]
+        folder: PathBuf,
+    },
+    /// Put a saved state into an empty state folder; the coordinator must not run
+    Restore {
+        /// The folder that `backup` made
+        #[arg(value_name = "DIR")]
+        folder: PathBuf,
+    },
     /// Operations: what goes on, and what to do about what is stuck
     #[command(subcommand)]
     Operations(operations::Operations),
@@ -78,6 +91,8 @@ fn dispatch(arguments: Arguments) -> Result<(), Failure> {
         Subcommands::Serve => with_runtime(serve::execute(&config)),
         Subcommands::Token(token) => with_runtime(token.execute(&config)),
         Subcommands::Ca(ca) => with_runtime(ca.execute(&config)),
+        Subcommands::Backup { folder } => with_runtime(state::back_up(&config, &folder)),
+        Subcommands::Restore { folder } => with_runtime(state::restore(&config, &folder)),
         Subcommands::Operations(operations) => with_runtime(operations.execute(&config)),
         Subcommands::User(user) => with_runtime(user.execute(&config)),
         Subcommands::Catalog(catalog) => catalog.execute(&config),

@@ -8,6 +8,7 @@ pub mod app_secrets;
 pub mod apps;
 pub mod backups;
 pub mod certificates;
+pub mod copy;
 pub mod deployment_logs;
 pub mod events;
 pub mod fleet;
@@ -85,6 +86,9 @@ pub type Tx = Transaction<'static, Sqlite>;
 
 /// Connections that read at the same time.
 const READERS: u32 = 8;
+
+/// Starts of the coordinator that an old copy of the registry can have missed: one each second for a quarter of a century.
+pub(crate) const MOST_STARTS_AHEAD: i64 = 1_000_000_000;
 
 /// The registry.
 #[derive(Debug, Clone)]
@@ -173,6 +177,22 @@ impl Store {
         value
             .parse()
             .map_err(|_| StoreError::Corrupt(format!("epoch {value:?} is not a number")))
+    }
+
+    /// An agent has obeyed a newer run than there is in this registry, which is an older copy then: the next run is newer than that one. Whether that is new. A
+    /// lead that no number of starts explains is not believed.
+    pub async fn learn_epoch(&self, seen: u64) -> Result<bool, StoreError> {
+        let seen = i64::try_from(seen).map_err(|_| StoreError::Corrupt(format!("epoch {seen} is out of bounds")))?;
+        let mut tx = self.begin().await?;
+        let done = sqlx::query(
+            "UPDATE meta SET value = CAST($1 AS TEXT) WHERE key = 'epoch' AND CAST(value AS INTEGER) BETWEEN $1 - $2 AND $1 - 1",
+        )
+        .bind(seen)
+        .bind(MOST_STARTS_AHEAD)
+        .execute(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        Ok(done.rows_affected() > 0)
     }
 }
 

@@ -280,8 +280,7 @@ async fn occupy(door: &Door, connection: Connection, own: Own, greeted: Greeted,
         return;
     }
     if hello.epoch > door.deps.epoch {
-        tracing::error!(node_id = %node, theirs = %hello.epoch, ours = %door.deps.epoch,
-            "the agent has obeyed a newer run of this coordinator: was an old copy of the registry restored? It refuses commands until the epoch has caught up");
+        told(presence::is_older(&door.deps, node, hello.epoch).await, node);
     }
     tracing::info!(node_id = %node, name = %hello.facts.node_name, version, agent = hello.agent_version, "the agent is connected");
     door.connections.open(node, &link);
