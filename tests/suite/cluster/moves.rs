@@ -71,9 +71,13 @@ async fn on_a_node_without_an_agent_an_app_waits_for_one() {
     let deployed = deploy(&fleet, "lost", "pve1").await;
     let (id, vmid) = (deployed["id"].as_str().unwrap(), deployed["lxc_id"].to_string());
     let name = fleet.nodes[stranger].name.clone();
-    fleet.nodes[0]
-        .tool("pct", &["migrate", &vmid, &name, "--restart"])
-        .unwrap();
+    // A busy machine does not always bring the container down in time: then it is aborted, and asked for again.
+    until("it is moved", PATIENCE, async || {
+        let moved = fleet.nodes[0].tool("pct", &["migrate", &vmid, &name, "--restart"]);
+        Ok(moved.ok())
+    })
+    .await
+    .unwrap();
     until("the app is unknown", PATIENCE, async || {
         let app = app(&fleet, id).await?;
         let told = app["status"] == "unknown"
